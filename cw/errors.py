@@ -1,0 +1,66 @@
+"""Every error that cw raises, as one tree; blame is in the type.
+
+Expected outcomes (a refusal, a rejected action, a late request) are values in `cw.messages`, not
+exceptions. What stands here is raised, and each docstring says what whoever catches it should do.
+Bugs are asserts: they end the process, and the supervisor restarts it.
+"""
+
+
+class CwError(Exception):
+    """The root: catch it to catch everything that cw raises on purpose."""
+
+
+class ConfigError(CwError):
+    """A setting or a command-line argument is wrong. Mend it and start again."""
+
+
+class ManifestInvalid(CwError):
+    """A `model.toml` is not a valid manifest. The owner of the model mends and packs it again."""
+
+
+class ArchiveInvalid(CwError):
+    """A model archive is damaged, lies about itself or holds what is not data. Do not retry it."""
+
+
+class RequestInvalid(CwError):
+    """A client's request can never be served as it stands: the client mends it before retrying."""
+
+
+class AccessDenied(CwError):
+    """The key presented does not open this door. Present another; do not retry the same one."""
+
+
+class UnknownModel(RequestInvalid):
+    """No model of that name (or id) is registered here. List the models, or add this one first."""
+
+
+class ModelConflict(RequestInvalid):
+    """A model of that name exists already with other contents. Remove it first, or rename."""
+
+
+class ProtocolViolation(CwError):
+    """The peer sent what the protocol forbids. Drop the peer: its state can't be trusted."""
+
+
+class PeerDisconnected(CwError):
+    """The connection, or the process behind it, is gone. Redial; what was in flight is unknown."""
+
+
+class PeerSilent(PeerDisconnected):
+    """The peer is connected but has not answered within the heartbeat bound. Treat it as lost."""
+
+
+class RemoteFailed(CwError):
+    """The peer answered a call with an error of its own. Its text says why; the link is sound."""
+
+
+class OutboxFull(CwError):
+    """A bounded outbox or budget is full: the peer is too slow. Shed the message; do not wait."""
+
+
+class DeviceFault(CwError):
+    """The device broke in the middle of an action. The executor must restart; nothing else can."""
+
+
+class ProgramNotAllowed(CwError):
+    """A program's hash is not on the allow-list. An administrator allows it, or it never runs."""
