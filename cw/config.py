@@ -1,0 +1,174 @@
+"""Settings: every bound and default of cw, each with its reason, read from TOML.
+
+A cluster file has a table for each part, e.g.::
+
+    [scheduler]
+    policy = "default"
+    margin = "1ms"
+
+    [gateway]
+    max_open_requests = 4096
+
+    [executor]
+    gpu_memory = "256MiB"
+
+Durations and sizes are written with their unit. Unknown names are errors, since a misspelt bound
+would silently be the default.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import attrs
+
+from cw.errors import ConfigError
+from cw.units import GiB, MiB, MS, SECOND, parse_duration_ns, parse_size_bytes
+
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class SchedulerSettings:
+    """How the controller plans."""
+
+    policy: str = "default"
+    """``default`` or ``clockwork``."""
+    margin_ns: int = 1 * MS
+    """Aim this long before each deadline: return path and the clocks' errors. Clockwork uses 5 ms,
+    which costs most of the goodput at tight SLOs; 0.5-1 ms was the knee in simulation."""
+    schedule_ahead_ns: int = 2 * MS
+    """Commit an action this long before its lane is free: the pipe's delay and jitter, no more,
+    since what is committed can't be improved by later arrivals. The measured delay of each
+    executor's own pipe raises it."""
+    schedule_ahead_max_ns: int = 10 * MS
+    """Bound on that raise, so that a stalled pipe does not freeze the plan."""
+    hold_ratio: float = 0.25
+    """A request neither promised nor refused at arrival is decided within this share of its SLO."""
+    profile_window: int = 200
+    """Durations remembered per (program, batch size, device); Clockwork's 10 forget too fast."""
+    profile_quantile: float = 0.99
+    probes_warm_up: int = 2
+    """First runs of each batch size after a PREPARE, thrown away: caches and allocators warm."""
+    probes_measured: int = 12
+    """Measured runs of each batch size of a new program on a new kind of device."""
+    max_queue_per_model: int = 4096
+    """Requests waiting per model; one more is refused `overload`."""
+    max_queue_total: int = 65536
+    max_models: int = 50_000
+
+
+@attrs.frozen(kw_only=True)
+class LinkSettings:
+    """Connections between the cluster's own processes, and with clients."""
+
+    heartbeat_ns: int = 250 * MS
+    """A ping this often, also to keep the clock's error bound small."""
+    silence_ns: int = 1 * SECOND
+    """A peer that is silent for this long is lost: a stopped process must not hold promises."""
+    outbox_messages: int = 65536
+    """Told messages waiting for the wire; a peer so far behind is treated as lost."""
+    max_open_calls: int = 4096
+    """Calls in progress per connection; the server stops reading past it."""
+    max_open_bytes: int = 256 * MiB
+    """Bytes of those calls; likewise."""
+    max_message_bytes: int = 64 * MiB
+    """One message; a larger one closes the connection."""
+
+
+@attrs.frozen(kw_only=True)
+class GatewaySettings:
+    """Admission's own bounds."""
+
+    max_open_requests: int = 8192
+    """Requests between arrival and answer; one more is refused `busy`."""
+    max_open_bytes: int = 1 * GiB
+    """Their payloads; likewise."""
+    min_slo_ns: int = 1 * MS
+    """An SLO under this is a mistake in units, not a wish."""
+    max_slo_ns: int = 600 * SECOND
+    max_upload_bytes: int = 4 * GiB
+
+
+@attrs.frozen(kw_only=True)
+class ExecutorSettings:
+    """One executor and its device."""
+
+    device: str = "cpu"
+    """``cpu`` or ``emulated``."""
+    gpu_memory_bytes: int = 2 * GiB
+    """Size of the page pool. Rounded down to whole 16 MiB pages."""
+    profile: str = "h100"
+    """Profile of an emulated device: a shipped one's name, or a TOML file."""
+    threads: int = 1
+    """Torch's threads on the cpu device. One: a second would be disturbed by the event loop."""
+    cores: tuple[int, ...] = ()
+    """Processors that the process is kept on; empty means any."""
+    max_queued_actions: int = 4096
+    max_waiting_input_bytes: int = 512 * MiB
+    """Inputs that came before their action; more are refused and the gateway asks again."""
+    switch_interval_s: float = 5e-5
+    """Python's thread switch interval: at the default 5 ms a waking lane waits that long."""
+
+
+@attrs.frozen(kw_only=True)
+class ClusterSettings:
+    """A whole cluster, as `tools/devcluster` starts it."""
+
+    executors: int = 2
+    gateways: int = 1
+    scheduler: SchedulerSettings = SchedulerSettings()
+    link: LinkSettings = LinkSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    executor: ExecutorSettings = ExecutorSettings()
+
+
+def load_settings(path: Path) -> ClusterSettings:
+    """Read a cluster file.
+
+    Raises:
+        ConfigError: The file can't be read, a name is unknown or a value does not fit.
+    """
+    try:
+        raw = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as exc:
+        raise ConfigError(f"expected a readable TOML file at {path}: {exc}") from exc
+    return settings_from(raw, ClusterSettings, where=str(path))
+
+
+def settings_from(raw: Mapping[str, Any], kind: type[T], *, where: str) -> T:
+    """Build one settings class from a TOML table; ``x_ns`` is written ``x``, ``x_bytes`` ``x``.
+
+    Raises:
+        ConfigError: A name is unknown or a value does not fit; `where` says in which file.
+    """
+    hints = get_type_hints(kind)
+    known = {_written(name): name for name in hints}
+    values: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key not in known:
+            raise ConfigError(
+                f"{where}: unknown setting {key!r}; known: {', '.join(known)}"
+            )
+        name = known[key]
+        if isinstance(value, Mapping):
+            values[name] = settings_from(value, hints[name], where=f"{where} [{key}]")
+            continue
+        try:
+            values[name] = _converted(name, value)
+        except (ValueError, TypeError) as exc:
+            raise ConfigError(f"{where}: {key} = {value!r}: {exc}") from exc
+    return kind(**values)
+
+
+def _written(name: str) -> str:
+    return name.removesuffix("_ns").removesuffix("_bytes")
+
+
+def _converted(name: str, value: object) -> object:
+    if name.endswith("_ns"):
+        return parse_duration_ns(str(value))
+    if name.endswith("_bytes"):
+        return value if isinstance(value, int) else parse_size_bytes(str(value))
+    return tuple(value) if isinstance(value, list) else value
