@@ -201,6 +201,10 @@ class AdminPort(Protocol):
         """Start to add a model."""
         ...
 
+    async def allow_program(self, program_sha256: str) -> None:
+        """Put a program on the allow-list: executors will run it as code, with their rights."""
+        ...
+
     async def remove_model(self, name: str) -> None:
         """Remove a model; requests already promised are still answered.
 
