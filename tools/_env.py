@@ -172,7 +172,7 @@ class Environment:
     def _start_over(self, lock_fd: int) -> None:
         found = self._record()
         if found:
-            say("The last install was interrupted: .venv is removed and made again.")
+            say("The last install did not finish: .venv is removed and made again.")
             shutil.rmtree(self.path)
         elif self.path.exists() and any(self.path.iterdir()):
             raise EnvironmentProblem(f"{self.path} holds no Python. Move it away and try again.")
