@@ -18,7 +18,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 # In Markdown a link to a file of the repository is right on the code host and means nothing
 # here; tests/test_tidy.py checks such paths.
-suppress_warnings = ["myst.xref_missing", "toc.empty_glob"]
+suppress_warnings = ["myst.xref_missing"]
 exclude_patterns = ["_build"]
 
 autodoc_member_order = "bysource"

@@ -306,7 +306,6 @@ def main() -> None:
         say(f"Expected one of {', '.join(LAYERS)}; got {layer!r}.")
         raise SystemExit(2)
     enter(layer)
-    say(f"{ROOT / '.venv'} holds '{layer}'.")
 
 
 if __name__ == "__main__":
