@@ -203,8 +203,6 @@ class ServerCall(Outcome):
         except RuntimeError:  # The nursery has closed: the connection, or the loop, is ending.
             coro.close()
             self._finish(is_cancelled=True)
-        else:
-            self._loop.detached_count += 1
 
     async def _run(self, coro: Coroutine[Any, Any, object]) -> None:
         _call.set(self)
@@ -217,11 +215,9 @@ class ServerCall(Outcome):
         except Exception as error:
             self._fail(error)
         finally:
-            self._loop.detached_count -= 1
             if not self._is_done:
                 self._finish(is_cancelled=True)
             self._loop.call_soon(self._forget)
-            self._loop.pump_if_quiet()
 
     def _fail(self, error: Exception) -> None:
         """End with ``error``: logged here with its traceback, told to the peer without it."""

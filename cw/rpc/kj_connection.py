@@ -1,4 +1,4 @@
-"""Connections: listen, serve, connect, and the one door where the library's errors are renamed.
+"""Connections: listen, serve, connect.
 
 Addresses are ``tcp:HOST:PORT`` (``tcp:[::1]:7000`` for IPv6, port 0 for any free one) and
 ``unix:PATH``.  Every connection has its own nursery: its bytes are carried there, and the peer's
@@ -15,8 +15,8 @@ import errno
 import logging
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +24,8 @@ import attrs
 import capnp
 import trio
 
-from cw.errors import ConfigError, PeerDisconnected, RemoteFailed
+from cw.errors import ConfigError, PeerDisconnected
+from cw.rpc.kj_errors import open_plain_nursery, renamed_errors
 from cw.rpc.kj_flow import FlowLimits, Slot
 from cw.rpc.kj_loop import KjLoop
 from cw.rpc.kj_transport import SocketTransport, StreamTransport, Transport
@@ -39,30 +40,9 @@ MAX_CONNECTIONS: Final = 1024
 
 _ACCEPT_RETRY_S: Final = 0.1
 _OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_LIBRARY_PREFIXES: Final = ("remote exception: ", "message = ")
 
-
-@contextmanager
-def renamed_errors(peer: str) -> Iterator[None]:
-    """Rename what pycapnp raises inside the block into ``cw.errors``.
-
-    Args:
-        peer: Who was called, for the text.
-
-    Raises:
-        PeerDisconnected: The connection is gone; redial and ask for the capabilities anew.
-        RemoteFailed: The peer's handler raised, or the call cannot be sent as it is.
-    """
-    try:
-        yield
-    except capnp.KjException as error:
-        text = str(error.description).strip()
-        if error.type == "DISCONNECTED":
-            message = f"connection to {peer} is gone ({text}); connect again"
-            raise PeerDisconnected(message) from error
-        for prefix in _LIBRARY_PREFIXES:
-            text = text.removeprefix(prefix)
-        raise RemoteFailed(f"{peer}: {text}") from error
+SOCKET_BUFFER_BYTES: Final = 1 << 20
+"""Kernel buffers each way: a 600 KB body then goes in one write, 1.5 to 2 times the calls/s."""
 
 
 @attrs.define(eq=False)
@@ -72,10 +52,12 @@ class KjConnection:
     Attributes:
         peer: The address that was dialled, or where the peer came from; for logs and errors.
         nursery: Ends with the connection; the peer's calls run here.
+        limits: Bounds on what either side holds open.
     """
 
     peer: str
     nursery: trio.Nursery
+    limits: FlowLimits
     _transport: Transport
     _network: Any = None
 
@@ -130,8 +112,8 @@ class KjConnection:
         """
         return self._transport.outgoing.slot(call_bytes)
 
-    def errors(self) -> Any:
-        """Return :func:`renamed_errors` for this peer."""
+    def errors(self) -> AbstractContextManager[None]:
+        """Return a context manager that renames pycapnp's errors (``kj_errors``)."""
         return renamed_errors(self.peer)
 
     async def wait_disconnected(self) -> None:
@@ -141,6 +123,19 @@ class KjConnection:
     def close(self) -> None:
         """End the connection: open calls of both sides fail, all its capabilities are dead."""
         self._transport.close()
+
+    def _open_network(self, stream: Any, make_bootstrap: "Bootstrap | None") -> None:
+        words = self.limits.max_message_bytes // 8
+        if make_bootstrap is None:
+            self._network = capnp.TwoPartyClient(stream, traversal_limit_in_words=words)
+        else:
+            self._network = capnp.TwoPartyServer(
+                stream, bootstrap=make_bootstrap(self), traversal_limit_in_words=words
+            )
+
+    def _close_network(self) -> None:
+        if self._network is not None:
+            self._network.close()
 
 
 Bootstrap = Callable[[KjConnection], Any]
@@ -166,51 +161,43 @@ async def open_connection(
     Yields:
         The connection. Leaving the block closes it and cancels the calls that it serves.
     """
-    limits = limits or FlowLimits()
-    async with trio.open_nursery() as nursery:
-
-        def make_transport(loop: KjLoop, protocol: Any) -> Transport:
-            if isinstance(link, socket.socket):
-                link.setblocking(False)
-                set_no_delay(link)
-                return SocketTransport(loop, protocol, nursery, limits, link)
-            return StreamTransport(loop, protocol, nursery, limits, link)
-
-        transports: list[Transport] = []
-        stream = await capnp.AsyncIoStream.create_connection(
-            make_transport=lambda *joined: transports.append(make_transport(*joined))
-            or transports[0]
-        )
-        connection = KjConnection(peer=peer, nursery=nursery, transport=transports[0])
-        nursery.start_soon(transports[0].run)
+    async with open_plain_nursery() as nursery:
+        connection, stream = await _joined(link, peer, nursery, limits or FlowLimits())
+        nursery.start_soon(connection._transport.run)
         try:
-            words = limits.max_message_bytes // 8
-            if make_bootstrap is None:
-                network = capnp.TwoPartyClient(stream, traversal_limit_in_words=words)
-            else:
-                network = capnp.TwoPartyServer(
-                    stream,
-                    bootstrap=make_bootstrap(connection),
-                    traversal_limit_in_words=words,
-                )
-            connection._network = network
+            connection._open_network(stream, make_bootstrap)
             yield connection
         finally:
             connection.close()
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
                 await connection.wait_disconnected()
-            if connection._network is not None:
-                connection._network.close()
+            connection._close_network()
+
+
+async def _joined(
+    link: socket.socket | trio.abc.Stream, peer: str, nursery: trio.Nursery, limits: FlowLimits
+) -> tuple[KjConnection, Any]:
+    """Put a transport under a new pycapnp stream; return the connection and the stream."""
+    transport: Transport | None = None
+
+    def make_transport(loop: KjLoop, protocol: Any) -> Transport:
+        nonlocal transport
+        if isinstance(link, socket.socket):
+            link.setblocking(False)
+            tune_socket(link)
+            transport = SocketTransport(loop, protocol, nursery, limits, link)
+        else:
+            transport = StreamTransport(loop, protocol, nursery, limits, link)
+        return transport
+
+    stream = await capnp.AsyncIoStream.create_connection(make_transport=make_transport)
+    assert transport is not None
+    return KjConnection(peer=peer, nursery=nursery, limits=limits, transport=transport), stream
 
 
 @asynccontextmanager
-async def connect(
-    address: str,
-    *,
-    limits: FlowLimits | None = None,
-    make_bootstrap: Bootstrap | None = None,
-) -> AsyncIterator[KjConnection]:
+async def connect(address: str, *, limits: FlowLimits | None = None) -> AsyncIterator[KjConnection]:
     """Dial ``address`` and speak Cap'n Proto over it for the length of the block.
 
     It tries once: whether and when to try again is the caller's decision.
@@ -233,9 +220,7 @@ async def connect(
     except OSError as error:
         raise PeerDisconnected(f"cannot connect to {address}: {error}") from error
     link = socket.socket(fileno=dialled.detach())
-    async with open_connection(
-        link, address, limits=limits, make_bootstrap=make_bootstrap
-    ) as connection:
+    async with open_connection(link, address, limits=limits) as connection:
         yield connection
 
 
@@ -255,7 +240,7 @@ def listen(address: str) -> trio.socket.SocketType:
             _remove_dead_socket(Path(where))
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        set_no_delay(sock)  # Accepted sockets inherit it.
+        tune_socket(sock)  # Accepted sockets inherit it.
         sock.bind(where)
         sock.listen(ACCEPT_BACKLOG)
         sock.setblocking(False)
@@ -310,7 +295,7 @@ async def serve(
             room.release()
 
     with listener:
-        async with trio.open_nursery() as nursery:
+        async with open_plain_nursery() as nursery:
             task_status.started(here)
             while True:
                 await room.acquire()
@@ -348,10 +333,15 @@ def parse_address(address: str) -> tuple[socket.AddressFamily, tuple[str, int] |
     raise ConfigError(f"address {address!r}: expected tcp:HOST:PORT or unix:PATH")
 
 
-def set_no_delay(sock: socket.socket) -> None:
-    """Switch Nagle's algorithm off: header and body leave as two pieces, 40 ms apart with it."""
+def tune_socket(sock: socket.socket) -> None:
+    """Switch Nagle's algorithm off and give the socket buffers of a tensor's size.
+
+    Header and body leave as two pieces: with Nagle's algorithm they arrive 40 ms apart.
+    """
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
 
 
 def _remove_dead_socket(path: Path) -> None:
