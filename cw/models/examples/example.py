@@ -1,0 +1,55 @@
+"""``Example``: a model that can be built, fed and packed without more arguments than a seed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import torch
+from torch import nn
+
+from cw.messages import TensorSpec
+from cw.models.archive import Archive
+from cw.models.pack import DEFAULT_BATCH_SIZES, Sample, pack
+
+
+@attrs.frozen(kw_only=True)
+class Example:
+    """One architecture with its shapes.
+
+    Attributes:
+        name: The name it gets unless another is given.
+        description: One line.
+        build: Makes the module from a seed; trained models ignore the seed.
+        inputs: One sample's shapes.
+        output_names: One for each tensor returned.
+        batch_sizes: The sizes that it is packed with.
+        sample: Inputs that it accepts; None where any numbers do.
+    """
+
+    name: str
+    description: str
+    build: Callable[[int], nn.Module]
+    inputs: tuple[TensorSpec, ...]
+    output_names: tuple[str, ...] = ("output",)
+    batch_sizes: tuple[int, ...] = DEFAULT_BATCH_SIZES
+    sample: Sample | None = None
+
+    def pack(self, out: Path, *, name: str | None = None, seed: int = 0) -> Archive:
+        """Build the module and pack it (see ``pack.pack``)."""
+        return pack(
+            self.build(seed),
+            name=name or self.name,
+            description=self.description,
+            inputs=self.inputs,
+            output_names=self.output_names,
+            batch_sizes=self.batch_sizes,
+            sample=self.sample,
+            out=out,
+        )
+
+
+def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a module with random weights that depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make().eval()
