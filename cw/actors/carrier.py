@@ -1,0 +1,157 @@
+"""Carrier: brings a gateway's payloads to the executors and takes outputs from them.
+
+One call per assigned action and gateway. The call is the carrier's, not any one client's: a client
+that goes away cancels its own slot and none of its neighbours'. Outputs of an attempt that is no
+longer current are thrown away.
+
+Neighbours: `executor_link.py` (connections), `open_requests.py` (whose payloads), `gateway.py`.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import attrs
+import trio
+
+from cw.actors.clock import now_ns, trio_time
+from cw.actors.executor_link import ExecutorLink
+from cw.actors.open_requests import OpenRequest, OpenRequests
+from cw.core.clock_sync import ClockSync
+from cw.errors import CwError, OutboxFull, PeerDisconnected
+from cw.messages import (
+    Assign,
+    AttemptFailed,
+    BatchInputs,
+    BatchOutputs,
+    CancelSlot,
+    ExecutorAddress,
+    ExecutorId,
+    SlotInputs,
+)
+from cw.rpc.ports import DialExecutor
+
+_DETAIL_CHARS_MAX = 500
+
+
+@attrs.define(eq=False)
+class Carrier:
+    """Carries payloads.
+
+    Args:
+        book: The gateway's open requests.
+        dial: Connects to an executor's data side.
+        failed: Told of each attempt that gave no output.
+    """
+
+    book: OpenRequests
+    dial: DialExecutor
+    failed: Callable[[AttemptFailed], object]
+    _links: dict[ExecutorId, ExecutorLink] = attrs.field(factory=dict, init=False)
+
+    def join(self, joined: ExecutorAddress, nursery: trio.Nursery) -> None:
+        """Connect to an executor, ahead of its first assignment."""
+        link = ExecutorLink(joined.address, self.dial)
+        self._links[joined.executor_id] = link
+        nursery.start_soon(link.run)
+
+    def lose(self, executor_id: ExecutorId) -> None:
+        """Give an executor up: what it was asked has failed."""
+        link = self._links.pop(executor_id, None)
+        if link is not None:
+            link.stop()
+
+    def lose_all(self) -> None:
+        """Give up every executor: a new controller will name them again."""
+        for executor_id in tuple(self._links):
+            self.lose(executor_id)
+
+    def batch(self, assign: Assign, clock: ClockSync) -> BatchInputs | None:
+        """Make an assignment's call out of those of its requests that still wait."""
+        slots = []
+        for place in assign.assignments:
+            request = self.book.waiting(place.request_id)
+            if request is None or place.attempt < request.attempt:
+                continue
+            request.attempt = place.attempt
+            request.promised = True
+            request.predicted_finish_ns = clock.to_local_ns(assign.predicted_finish_ns)
+            request.executor_id = assign.executor_id
+            slots.append(
+                SlotInputs(
+                    position=place.position,
+                    request_id=place.request_id,
+                    attempt=place.attempt,
+                    arrival_ns=clock.to_cluster_ns(request.arrival_ns),
+                    tensors=request.tensors,
+                )
+            )
+        if not slots:
+            return None
+        return BatchInputs(
+            epoch=assign.epoch,
+            action_id=assign.action_id,
+            ticket=assign.ticket,
+            slots=tuple(slots),
+        )
+
+    async def carry(self, executor_id: ExecutorId, inputs: BatchInputs) -> None:
+        """Bring inputs to their action and take what comes of it, while anybody still waits."""
+        waiting = [self.book.waiting(slot.request_id) for slot in inputs.slots]
+        latest_ns = max((request.deadline_ns for request in waiting if request), default=0)
+        detail = "the executor was lost"
+        with trio.move_on_at(trio_time(latest_ns)):
+            while (link := self._links.get(executor_id)) is not None:
+                try:
+                    port = await link.wait_port()
+                    outputs = await port.infer(inputs)
+                except PeerDisconnected:
+                    # A broken connection is not a dead executor: ask again until it is lost.
+                    await trio.lowlevel.checkpoint()
+                except CwError as exc:
+                    detail = str(exc)
+                    break
+                else:
+                    self._take(inputs, outputs)
+                    return
+        for slot in inputs.slots:
+            self._fail(slot, detail)
+
+    def _take(self, inputs: BatchInputs, outputs: BatchOutputs) -> None:
+        by_position = {slot.position: slot for slot in outputs.slots}
+        now = now_ns()
+        for slot in inputs.slots:
+            came = by_position.get(slot.position)
+            if came is None or came.outputs is None:
+                self._fail(slot, outputs.detail or outputs.outcome.value)
+                continue
+            request = self.book.current(slot.request_id, slot.attempt)
+            # At the deadline its own task answers: what comes later is not an answer any more.
+            if request is not None and now < request.deadline_ns:
+                request.end(
+                    outputs=came.outputs,
+                    device_ns=outputs.device_ns,
+                    lane_busy_ns=came.lane_busy_ns,
+                    batch_size=outputs.batch_size,
+                )
+
+    def _fail(self, slot: SlotInputs, detail: str) -> None:
+        request = self.book.current(slot.request_id, slot.attempt)
+        if request is None:
+            return
+        request.executor_id = None
+        self.failed(
+            AttemptFailed(
+                request_id=slot.request_id,
+                attempt=slot.attempt,
+                detail=detail[:_DETAIL_CHARS_MAX],
+            )
+        )
+
+    def cancel(self, request: OpenRequest) -> None:
+        """Leave a request's slot out of its batch, if the batch has not started."""
+        link = self._links.get(request.executor_id) if request.executor_id is not None else None
+        if link is None or link.port is None:
+            return
+        cancel = CancelSlot(request_id=request.request_id, attempt=request.attempt)
+        with suppress(OutboxFull, PeerDisconnected):  # then it runs for nobody, and is metered
+            link.port.tell((cancel,))

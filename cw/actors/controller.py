@@ -1,0 +1,383 @@
+"""Controller actor: events in, commands out, one timer.
+
+One task owns the scheduler. Ports put events into its inbox; it takes all that are there, hands
+them to `core/scheduler.py` with one instant, carries out the commands and flushes what they told to
+each peer as one message. It never waits for a peer: a peer whose outbox is full is cut off and
+counts as lost. It must not know: how the scheduler decides, or what lies between it and its peers.
+
+Neighbours: `gateway.py` and `executor.py` join through `ControllerPort`.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import assert_never
+
+import attrs
+import trio
+
+from cw.actors.clock import PreciseTimer, now_ns
+from cw.actors.delegate import ExecutorDelegate, GatewayDelegate
+from cw.config import LinkSettings
+from cw.core.commands import (
+    AnnounceModel,
+    Command,
+    Decide,
+    DropExecutor,
+    SendAction,
+    SendCancel,
+)
+from cw.core.events import (
+    ActionDone,
+    Event,
+    ExecutorJoined,
+    ExecutorLost,
+    GatewayLost,
+    ModelAdded,
+    ModelRemoved,
+    RequestArrived,
+    TimerFired,
+)
+from cw.core.scheduler import Scheduler
+from cw.errors import ModelConflict, UnknownModel
+from cw.messages import (
+    ActionResult,
+    CancelSlot,
+    ClusterStatus,
+    Descriptor,
+    Epoch,
+    ExecutorAddress,
+    ExecutorHello,
+    ExecutorId,
+    ExecutorWelcome,
+    GatewayHello,
+    GatewayId,
+    GatewayReport,
+    GatewayWelcome,
+    ModelId,
+    ModelSpec,
+    ModelStatus,
+    Pong,
+)
+from cw.rpc.ports import ExecutorPort, ExecutorSession, GatewayPort, GatewaySession
+from cw.units import SECOND
+
+logger = logging.getLogger(__name__)
+
+
+@attrs.define(eq=False)
+class ControllerActor:
+    """The single decider of a cluster; implements `ControllerPort`.
+
+    Args:
+        core: The scheduler, which this actor alone touches.
+        epoch: This reign; larger than any before it.
+        link: Bounds on the peers' silence.
+        models: What the catalog holds at the start.
+    """
+
+    core: Scheduler
+    epoch: Epoch
+    link: LinkSettings
+    models: Sequence[ModelSpec] = ()
+    _catalog: dict[ModelId, ModelSpec] = attrs.field(factory=dict, init=False)
+    _by_name: dict[str, ModelId] = attrs.field(factory=dict, init=False)
+    _events: list[Event] = attrs.field(factory=list, init=False)
+    _wake: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _gateways: dict[GatewayId, GatewayDelegate] = attrs.field(factory=dict, init=False)
+    _executors: dict[ExecutorId, ExecutorDelegate] = attrs.field(factory=dict, init=False)
+    _next_gateway: int = attrs.field(default=1, init=False)
+    _next_executor: int = attrs.field(default=1, init=False)
+    _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
+    _closed: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    async def run(self, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Decide until cancelled."""
+        for spec in self.models:
+            self._register(spec)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._watch_silence)
+                task_status.started()
+                await self._decide(nursery)
+        finally:
+            self._closed.set()
+            for peer in self._peers():
+                peer.port.close()
+
+    async def _decide(self, nursery: trio.Nursery) -> None:
+        alarm = await nursery.start(_Alarm().run)
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            events, self._events = self._events, []
+            # An alarm that rang too early, or for nothing, is harmless: TimerFired only means look.
+            commands = self.core.handle(*(events or (TimerFired(),)), now_ns=now_ns())
+            for command in commands:
+                self._perform(command)
+            for gateway in self._gateways.values():
+                gateway.flush()
+            for executor in self._executors.values():
+                executor.flush()
+            alarm.set(self.core.wake_at_ns, self._wake)
+
+    def _perform(self, command: Command) -> None:
+        match command:
+            case SendAction(executor_id=executor_id, action=action):
+                if executor_id in self._executors:
+                    self._executors[executor_id].actions.append(action)
+            case Decide(gateway_id=gateway_id, decision=decision):
+                if gateway_id in self._gateways:
+                    self._gateways[gateway_id].decisions.append(decision)
+            case SendCancel(executor_id=executor_id, request_id=request_id, attempt=attempt):
+                if executor_id in self._executors:
+                    cancel = CancelSlot(request_id=request_id, attempt=attempt)
+                    self._executors[executor_id].cancels.append(cancel)
+            case DropExecutor(executor_id=executor_id, reason=reason):
+                logger.warning("dropped executor=%d reason=%r", executor_id, reason)
+                if executor_id in self._executors:
+                    self._executors[executor_id].port.close()
+            case AnnounceModel(model_id=model_id, ready=ready):
+                logger.info("model id=%d ready=%s", model_id, ready)
+            case _:
+                assert_never(command)
+
+    def _peers(self) -> list[GatewayDelegate | ExecutorDelegate]:
+        return [*self._gateways.values(), *self._executors.values()]
+
+    def _put(self, *events: Event) -> None:
+        # Bounded by what one pass of the event loop reads off the connections: the next pass takes
+        # all of it, and the scheduler refuses what its own bounds can't hold.
+        self._events.extend(events)
+        self._wake.set()
+
+    # --- the catalog ------------------------------------------------------------------------------
+
+    def _register(self, spec: ModelSpec) -> None:
+        self._catalog[spec.model_id] = spec
+        self._by_name[spec.name] = spec.model_id
+        for gateway in self._gateways.values():
+            gateway.models_added.append(spec)
+        self._put(ModelAdded(spec=spec))
+
+    async def add_model(self, spec: ModelSpec) -> None:
+        """See `GatewaySession.add_model`; adding the same model again is a no-op."""
+        existing = self._by_name.get(spec.name)
+        if existing == spec.model_id:
+            return
+        if existing is not None:
+            raise ModelConflict(
+                f"a model named {spec.name!r} exists with other contents; "
+                "remove it first, or add this one under another name"
+            )
+        self._register(spec)
+
+    async def remove_model(self, model_id: ModelId) -> None:
+        """See `GatewaySession.remove_model`."""
+        spec = self._catalog.pop(model_id, None)
+        if spec is None:
+            raise UnknownModel(f"no model has the id {model_id}")
+        del self._by_name[spec.name]
+        for gateway in self._gateways.values():
+            gateway.models_removed.append(model_id)
+        self._put(ModelRemoved(model_id=model_id))
+
+    async def model_status(self, model_id: ModelId) -> ModelStatus:
+        """See `GatewaySession.model_status`."""
+        if model_id not in self._catalog:
+            raise UnknownModel(f"no model has the id {model_id}")
+        while self._events:  # it may just have been added: let the scheduler hear of it first
+            await trio.lowlevel.checkpoint()
+        return self.core.model_status(model_id, now_ns=now_ns())
+
+    async def status(self) -> ClusterStatus:
+        """See `GatewaySession.status`."""
+        return self.core.status(now_ns=now_ns())
+
+    # --- joining ----------------------------------------------------------------------------------
+
+    async def join_gateway(
+        self, hello: GatewayHello, gateway: GatewayPort
+    ) -> tuple[GatewayWelcome, GatewaySession]:
+        """See `ControllerPort.join_gateway`."""
+        gateway_id = hello.previous_id
+        if gateway_id is None or gateway_id in self._gateways:
+            gateway_id = GatewayId(self._next_gateway)
+        self._next_gateway = max(self._next_gateway, gateway_id + 1)
+        delegate = GatewayDelegate(name=hello.name, port=gateway, heard_ns=now_ns())
+        delegate.models_added.extend(self._catalog.values())
+        delegate.executors_joined.extend(
+            ExecutorAddress(executor_id=executor_id, address=executor.address)
+            for executor_id, executor in self._executors.items()
+        )
+        self._gateways[gateway_id] = delegate
+        assert self._nursery is not None, "the controller must run before peers join"
+        self._nursery.start_soon(self._mourn_gateway, gateway_id, delegate)
+        self._put()  # flushes what the newcomer has to know
+        logger.info("joined gateway=%d name=%s", gateway_id, hello.name)
+        welcome = GatewayWelcome(epoch=self.epoch, gateway_id=gateway_id)
+        return welcome, _GatewaySession(self, delegate)
+
+    async def join_executor(
+        self, hello: ExecutorHello, executor: ExecutorPort
+    ) -> tuple[ExecutorWelcome, ExecutorSession]:
+        """See `ControllerPort.join_executor`."""
+        for executor_id, delegate in self._executors.items():
+            if delegate.name == hello.name:
+                # Its earlier life: the new one is proof that the old one is gone.
+                logger.info("replaced executor=%d name=%s", executor_id, hello.name)
+                delegate.port.close()
+        executor_id = ExecutorId(self._next_executor)
+        self._next_executor += 1
+        delegate = ExecutorDelegate(
+            name=hello.name,
+            port=executor,
+            heard_ns=now_ns(),
+            address=hello.data_address,
+            epoch=self.epoch,
+        )
+        self._executors[executor_id] = delegate
+        joined = ExecutorAddress(executor_id=executor_id, address=hello.data_address)
+        for gateway in self._gateways.values():
+            gateway.executors_joined.append(joined)
+        assert self._nursery is not None, "the controller must run before peers join"
+        self._nursery.start_soon(self._mourn_executor, executor_id, delegate)
+        self._put(
+            ExecutorJoined(
+                executor_id=executor_id,
+                name=hello.name,
+                device=hello.device,
+                prepared=hello.prepared,
+                resident=hello.resident,
+            )
+        )
+        logger.info("joined executor=%d name=%s", executor_id, hello.name)
+        welcome = ExecutorWelcome(epoch=self.epoch, executor_id=executor_id)
+        return welcome, _ExecutorSession(self, delegate, executor_id)
+
+    async def _mourn_gateway(self, gateway_id: GatewayId, delegate: GatewayDelegate) -> None:
+        await delegate.port.wait_closed()
+        logger.warning("lost gateway=%d name=%s", gateway_id, delegate.name)
+        del self._gateways[gateway_id]
+        self._put(GatewayLost(gateway_id=gateway_id))
+
+    async def _mourn_executor(self, executor_id: ExecutorId, delegate: ExecutorDelegate) -> None:
+        await delegate.port.wait_closed()
+        logger.warning("lost executor=%d name=%s", executor_id, delegate.name)
+        del self._executors[executor_id]
+        for gateway in self._gateways.values():
+            gateway.executors_lost.append(executor_id)
+        self._put(ExecutorLost(executor_id=executor_id))
+
+    async def _watch_silence(self) -> None:
+        """Cut off peers that are connected but say nothing: a stopped process keeps its socket."""
+        while True:
+            await trio.sleep(self.link.heartbeat_ns / SECOND)
+            oldest_ns = now_ns() - self.link.silence_ns
+            for peer in self._peers():
+                if peer.heard_ns < oldest_ns:
+                    logger.warning("silent peer=%s", peer.name)
+                    peer.port.close()
+
+    # --- Peer: the controller itself has no connection to lose ------------------------------------
+
+    async def wait_closed(self) -> None:
+        """Return once the controller has ended."""
+        await self._closed.wait()
+
+    def close(self) -> None:
+        """A caller's way to hang up; nothing is held for one that has not joined."""
+
+
+class _Alarm:
+    """Rings at one instant, precisely; what is set later replaces what was set before."""
+
+    def __init__(self) -> None:
+        self._at_ns: int | None = None
+        self._bell = trio.Event()
+        self._changed = trio.Event()
+        self._scope: trio.CancelScope | None = None
+
+    def set(self, at_ns: int | None, bell: trio.Event) -> None:
+        """Ring `bell` at `at_ns`, or never."""
+        self._bell = bell
+        if at_ns == self._at_ns:
+            return
+        self._at_ns = at_ns
+        self._changed.set()
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def run(self, task_status: "trio.TaskStatus[_Alarm]") -> None:
+        with PreciseTimer() as timer:
+            task_status.started(self)
+            while True:
+                self._changed = trio.Event()
+                if self._at_ns is None:
+                    await self._changed.wait()
+                    continue
+                with trio.CancelScope() as self._scope:
+                    await timer.sleep_until_ns(self._at_ns)
+                    self._at_ns = None
+                    self._bell.set()
+
+
+@attrs.define(eq=False)
+class _Session:
+    """What both kinds of peer may do: ping, and hang up."""
+
+    controller: ControllerActor
+    delegate: GatewayDelegate | ExecutorDelegate
+
+    async def ping(self, sent_ns: int) -> Pong:
+        """See `GatewaySession.ping`."""
+        received_ns = now_ns()
+        self.delegate.heard_ns = received_ns
+        return Pong(received_ns=received_ns, replied_ns=now_ns())
+
+    async def wait_closed(self) -> None:
+        """Return once the peer is gone."""
+        await self.delegate.port.wait_closed()
+
+    def close(self) -> None:
+        """Hang up on the peer."""
+        self.delegate.port.close()
+
+
+@attrs.define(eq=False)
+class _GatewaySession(_Session):
+    """The controller, as one gateway sees it; implements `GatewaySession`."""
+
+    def tell(self, reports: Sequence[GatewayReport]) -> None:
+        self.delegate.heard_ns = now_ns()
+        self.controller._put(
+            *(
+                RequestArrived(descriptor=report) if isinstance(report, Descriptor) else report
+                for report in reports
+            )
+        )
+
+    async def add_model(self, spec: ModelSpec) -> None:
+        await self.controller.add_model(spec)
+
+    async def remove_model(self, model_id: ModelId) -> None:
+        await self.controller.remove_model(model_id)
+
+    async def model_status(self, model_id: ModelId) -> ModelStatus:
+        return await self.controller.model_status(model_id)
+
+    async def status(self) -> ClusterStatus:
+        return await self.controller.status()
+
+
+@attrs.define(eq=False)
+class _ExecutorSession(_Session):
+    """The controller, as one executor sees it; implements `ExecutorSession`."""
+
+    executor_id: ExecutorId
+
+    def tell(self, results: Sequence[ActionResult]) -> None:
+        self.delegate.heard_ns = now_ns()
+        self.controller._put(
+            *(ActionDone(executor_id=self.executor_id, result=result) for result in results)
+        )

@@ -1,0 +1,69 @@
+"""Executor links: a gateway's data connections, one per executor, redialled when they break.
+
+A broken connection is not a dead executor: until the controller says that it is lost, the link
+dials again, and what was asked is asked again (the executor keeps its outputs for that).
+"""
+
+import logging
+
+import attrs
+import trio
+
+from cw.errors import CwError, PeerDisconnected
+from cw.rpc.ports import DialExecutor, InferencePort
+
+logger = logging.getLogger(__name__)
+
+_REDIAL_S = 0.02
+"""Wait between dials of one executor: short, since promises hang on it, and only ever one dial."""
+
+
+@attrs.define(eq=False)
+class ExecutorLink:
+    """One executor's data port, whenever there is one."""
+
+    address: str
+    dial: DialExecutor
+    _port: InferencePort | None = attrs.field(default=None, init=False)
+    _connected: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+
+    async def run(self) -> None:
+        """Keep the connection until `stop`."""
+        with self._scope:
+            while True:
+                try:
+                    async with self.dial(self.address) as port:
+                        self._port = port
+                        self._connected.set()
+                        await port.wait_closed()
+                except (CwError, OSError) as exc:
+                    logger.debug("dial failed address=%s error=%r", self.address, str(exc))
+                finally:
+                    self._port = None
+                    if self._connected.is_set():
+                        self._connected = trio.Event()
+                await trio.sleep(_REDIAL_S)
+        # Whoever still waits must learn that nothing comes any more.
+        self._connected.set()
+
+    def stop(self) -> None:
+        """Hang up for good: the executor is lost."""
+        self._scope.cancel()
+
+    @property
+    def port(self) -> InferencePort | None:
+        """The port now, if connected."""
+        return self._port
+
+    async def wait_port(self) -> InferencePort:
+        """Return the port, waiting for the dial if need be.
+
+        Raises:
+            PeerDisconnected: The link was stopped.
+        """
+        while self._port is None:
+            if self._scope.cancel_called:
+                raise PeerDisconnected(f"the executor at {self.address} is lost")
+            await self._connected.wait()
+        return self._port

@@ -1,0 +1,307 @@
+"""Gateway actor: admits requests, keeps their payloads, gives each exactly one answer.
+
+For each call: check it against the model (`core/intake.py`), tell the controller its descriptor,
+wait for the answer or the deadline. What the controller decides comes in as notices: a refusal ends
+the request, an assignment has its inputs carried to an executor. Whatever it knows, the gateway
+answers at the deadline. It must not know: how anything is decided, or anything of models beyond
+their shapes.
+
+Neighbours: `core/intake.py`, `open_requests.py` (the book), `carrier.py` (payloads), `doors.py`
+(the clients' side), the controller through `GatewaySession`.
+"""
+
+import logging
+from functools import partial
+
+import attrs
+import trio
+
+from cw.actors.carrier import Carrier
+from cw.actors.clock import now_ns, trio_time
+from cw.actors.heartbeat import keep_heartbeat
+from cw.actors.open_requests import OpenRequest, OpenRequests
+from cw.config import GatewaySettings, LinkSettings
+from cw.core.clock_sync import ClockSync
+from cw.core.intake import check_slo, match_inputs, unknown_model
+from cw.errors import OutboxFull, PeerDisconnected
+from cw.messages import (
+    Abandon,
+    Answer,
+    Assign,
+    Attempt,
+    Cancel,
+    Decision,
+    Descriptor,
+    Failure,
+    GatewayHello,
+    GatewayId,
+    GatewayReport,
+    InferCall,
+    ModelId,
+    ModelSpec,
+    Notices,
+    Promise,
+    Refusal,
+    RefusalReason,
+    Refuse,
+    Settled,
+    SettledAs,
+    Timing,
+    request_id_for,
+)
+from cw.rpc.ports import DialController, DialExecutor, GatewaySession
+from cw.units import SECOND
+
+logger = logging.getLogger(__name__)
+
+_REDIAL_S = 0.05
+"""Wait between dials of the controller."""
+
+_NO_CONTROLLER = Refusal(
+    reason=RefusalReason.NO_EXECUTOR,
+    message="this gateway has no controller at the moment; retry shortly, or use another gateway",
+)
+
+
+@attrs.define(eq=False)
+class GatewayActor:
+    """Answers clients' calls; implements `GatewayPort` towards the controller.
+
+    Args:
+        name: For logs and status.
+        settings: Bounds on what is open.
+        link: Bounds on the controller's silence.
+        dial_controller: Connects to the controller.
+        dial_executor: Connects to an executor's data side.
+    """
+
+    name: str
+    settings: GatewaySettings
+    link: LinkSettings
+    dial_controller: DialController
+    dial_executor: DialExecutor
+    models: dict[str, ModelSpec] = attrs.field(factory=dict, init=False)
+    """By name: what may be asked for now."""
+    session: GatewaySession | None = attrs.field(default=None, init=False)
+    """The controller, while there is one."""
+    book: OpenRequests = attrs.field(init=False)
+    _carrier: Carrier = attrs.field(init=False)
+    _gateway_id: GatewayId | None = attrs.field(default=None, init=False)
+    _sequence: int = attrs.field(default=0, init=False)
+    _clock: ClockSync = attrs.field(factory=ClockSync, init=False)
+    _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
+    _hung_up: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.book = OpenRequests(self.settings)
+        self._carrier = Carrier(self.book, self.dial_executor, failed=self._tell)
+
+    # --- towards the controller -------------------------------------------------------------------
+
+    async def run(self, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep a session with the controller until cancelled; started once the first one stands."""
+        async with trio.open_nursery() as self._nursery:
+            while True:
+                try:
+                    await self._serve_session(task_status)
+                except* (PeerDisconnected, OSError, trio.TooSlowError) as lost:
+                    logger.warning("controller lost open=%d: %s", len(self.book), lost.exceptions)
+                self.session = None
+                self.models.clear()
+                self._carrier.lose_all()
+                await trio.sleep(_REDIAL_S)
+
+    async def _serve_session(self, task_status: "trio.TaskStatus[None]") -> None:
+        async with self.dial_controller() as controller:
+            self._hung_up = trio.Event()
+            hello = GatewayHello(name=self.name, previous_id=self._gateway_id)
+            with trio.fail_after(self.link.silence_ns / SECOND):
+                welcome, session = await controller.join_gateway(hello, self)
+            first = self._gateway_id is None
+            self._gateway_id = welcome.gateway_id
+            # A new controller has a new clock: what was known of the old one is worth nothing.
+            self._clock = ClockSync()
+            heartbeat = partial(
+                keep_heartbeat,
+                session,
+                self._clock,
+                heartbeat_ns=self.link.heartbeat_ns,
+                silence_ns=self.link.silence_ns,
+            )
+            async with trio.open_nursery() as nursery:
+                await nursery.start(heartbeat)
+                self.session = session
+                self._resubmit()
+                if first:
+                    task_status.started()
+                nursery.start_soon(self._hang_up_with, session)
+                await self._hung_up.wait()
+                nursery.cancel_scope.cancel()
+
+    async def _hang_up_with(self, session: GatewaySession) -> None:
+        await session.wait_closed()
+        self._hung_up.set()
+
+    def _resubmit(self) -> None:
+        """Tell a new controller of the requests that an earlier one had taken on."""
+        for request in self.book:
+            # The earlier epoch's attempt may still run: what it gives is no longer current.
+            request.attempt = Attempt(request.attempt + 1)
+            request.executor_id = None
+            self._tell(self._descriptor(request))
+
+    async def wait_closed(self) -> None:
+        """Return once this gateway has hung up on its controller."""
+        await self._hung_up.wait()
+
+    def close(self) -> None:
+        """Hang up on the controller; the gateway dials again."""
+        self._hung_up.set()
+
+    def _tell(self, report: GatewayReport) -> bool:
+        if self.session is None:
+            return False
+        try:
+            self.session.tell((report,))
+        except (OutboxFull, PeerDisconnected):
+            return False
+        return True
+
+    def tell(self, notices: Notices) -> None:
+        """See `GatewayPort.tell`."""
+        assert self._nursery is not None, "the gateway must run before it is told anything"
+        for spec in notices.models_added:
+            self.models[spec.name] = spec
+        for model_id in notices.models_removed:
+            self._remove_model(model_id)
+        for joined in notices.executors_joined:
+            self._carrier.join(joined, self._nursery)
+        for executor_id in notices.executors_lost:
+            self._carrier.lose(executor_id)
+        for decision in notices.decisions:
+            self._decided(decision)
+
+    def _remove_model(self, model_id: ModelId) -> None:
+        for name, spec in self.models.items():
+            if spec.model_id == model_id:
+                del self.models[name]
+                return
+
+    def _decided(self, decision: Decision) -> None:
+        if isinstance(decision, Assign):
+            inputs = self._carrier.batch(decision, self._clock)
+            if inputs is not None:
+                assert self._nursery is not None
+                self._nursery.start_soon(self._carrier.carry, decision.executor_id, inputs)
+            return
+        request = self.book.current(decision.request_id, decision.attempt)
+        if request is None:
+            return  # answered already, or of an attempt that is over
+        match decision:
+            case Promise(predicted_finish_ns=predicted_ns):
+                request.promised = True
+                request.predicted_finish_ns = self._clock.to_local_ns(predicted_ns)
+            case Refuse(refusal=refusal):
+                request.end(refusal=self._localised(refusal, request))
+            case Abandon(failure=failure):
+                request.end(failure=failure)
+
+    def _localised(self, refusal: Refusal, request: OpenRequest) -> Refusal:
+        """Turn the earliest finish into what a client can use: a duration from its call."""
+        if refusal.earliest_finish_ns is None:
+            return refusal
+        finish_ns = self._clock.to_local_ns(refusal.earliest_finish_ns)
+        return attrs.evolve(refusal, earliest_finish_ns=max(0, finish_ns - request.arrival_ns))
+
+    # --- towards the clients ----------------------------------------------------------------------
+
+    async def infer(self, call: InferCall, *, arrival_ns: int) -> Answer:
+        """Answer a request, exactly once, by its deadline.
+
+        Args:
+            call: As it came.
+            arrival_ns: When the whole of it was there, on this process's clock.
+        """
+        admitted = self._admit(call, arrival_ns)
+        if not isinstance(admitted, OpenRequest):
+            return _unopened(arrival_ns, admitted)
+        try:
+            with trio.move_on_at(trio_time(admitted.deadline_ns)):
+                await admitted.answered.wait()
+            if admitted.answer is None:
+                admitted.end_overdue()
+            assert admitted.answer is not None
+            return admitted.answer
+        finally:
+            self._settle(admitted)
+
+    def _admit(self, call: InferCall, arrival_ns: int) -> OpenRequest | Refusal | Failure:
+        """Take in a call whose answer needs the controller, or answer it here and now."""
+        if self.session is None or self._gateway_id is None:
+            return _NO_CONTROLLER
+        spec = self.models.get(call.model)
+        if spec is None:
+            return unknown_model(call.model, list(self.models))
+        settings = self.settings
+        wrong = check_slo(call.slo_ns, min_ns=settings.min_slo_ns, max_ns=settings.max_slo_ns)
+        if wrong is not None:
+            return wrong
+        tensors = match_inputs(spec, call)
+        if isinstance(tensors, Failure):
+            return tensors
+        size_bytes = sum(map(len, tensors))
+        full = self.book.full(size_bytes)
+        if full is not None:
+            return full
+        self._sequence += 1
+        request = OpenRequest(
+            request_id=request_id_for(self._gateway_id, self._sequence),
+            spec=spec,
+            arrival_ns=arrival_ns,
+            deadline_ns=arrival_ns + call.slo_ns,
+            tensors=tensors,
+            size_bytes=size_bytes,
+        )
+        if not self._tell(self._descriptor(request)):
+            return _NO_CONTROLLER
+        self.book.add(request)
+        return request
+
+    def _descriptor(self, request: OpenRequest) -> Descriptor:
+        clock = self._clock
+        return Descriptor(
+            request_id=request.request_id,
+            model_id=request.spec.model_id,
+            arrival_ns=clock.to_cluster_ns(request.arrival_ns),
+            # The controller must not count on time that the clocks' error may have taken.
+            deadline_ns=clock.to_cluster_ns(request.deadline_ns) - clock.error_bound_ns(now_ns()),
+            attempt=request.attempt,
+            promised=request.promised,
+        )
+
+    def _settle(self, request: OpenRequest) -> None:
+        self.book.remove(request)
+        outcome = request.settled_as
+        if outcome is SettledAs.CANCELLED:
+            self._tell(Cancel(request_id=request.request_id, attempt=request.attempt))
+            self._carrier.cancel(request)
+        elif outcome is not None:
+            assert request.answer is not None
+            self._tell(
+                Settled(
+                    request_id=request.request_id,
+                    attempt=request.attempt,
+                    outcome=outcome,
+                    finished_ns=self._clock.to_cluster_ns(
+                        request.arrival_ns + request.answer.timing.total_ns
+                    ),
+                )
+            )
+
+
+def _unopened(arrival_ns: int, end: Refusal | Failure) -> Answer:
+    """Answer a call that the controller never heard of."""
+    timing = Timing(total_ns=now_ns() - arrival_ns)
+    if isinstance(end, Refusal):
+        return Answer(timing=timing, promised=False, refusal=end)
+    return Answer(timing=timing, promised=False, failure=end)

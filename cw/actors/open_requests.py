@@ -1,0 +1,153 @@
+"""Open requests: a gateway's book of what it has taken in and not yet answered.
+
+Everything here is one gateway's own: instants are on its process's clock. The book is bounded in
+requests and in payload bytes; what does not fit is refused `busy` by whoever asks.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import attrs
+import trio
+
+from cw.actors.clock import now_ns
+from cw.config import GatewaySettings
+from cw.messages import (
+    Answer,
+    Attempt,
+    ExecutorId,
+    Failure,
+    FailureKind,
+    ModelSpec,
+    Refusal,
+    RefusalReason,
+    RequestId,
+    SettledAs,
+    Timing,
+)
+from cw.units import format_bytes, format_ms
+
+_FIRST_ATTEMPT: Final = Attempt(1)
+
+
+@attrs.define(eq=False, kw_only=True)
+class OpenRequest:
+    """A request between its arrival and its answer."""
+
+    request_id: RequestId
+    spec: ModelSpec
+    arrival_ns: int
+    deadline_ns: int
+    tensors: tuple[bytes | memoryview, ...]
+    """In the order of the model's inputs."""
+    size_bytes: int
+    attempt: Attempt = _FIRST_ATTEMPT
+    promised: bool = False
+    predicted_finish_ns: int = 0
+    executor_id: ExecutorId | None = None
+    """Where the current attempt runs."""
+    answer: Answer | None = None
+    answered: trio.Event = attrs.field(factory=trio.Event)
+
+    def end(
+        self,
+        *,
+        outputs: tuple[bytes | memoryview, ...] | None = None,
+        refusal: Refusal | None = None,
+        failure: Failure | None = None,
+        device_ns: int = 0,
+        lane_busy_ns: int = 0,
+        batch_size: int = 0,
+    ) -> None:
+        """Fix the answer, with where its time went, and wake the call that waits for it."""
+        assert self.answer is None, f"a second answer to request {self.request_id}"
+        predicted_ns = self.predicted_finish_ns - self.arrival_ns if self.promised else 0
+        self.answer = Answer(
+            timing=Timing(
+                total_ns=now_ns() - self.arrival_ns,
+                predicted_ns=max(0, predicted_ns),
+                device_ns=device_ns,
+                lane_busy_ns=lane_busy_ns,
+                batch_size=batch_size,
+            ),
+            promised=self.promised,
+            outputs=outputs,
+            refusal=refusal,
+            failure=failure,
+        )
+        self.answered.set()
+
+    def end_overdue(self) -> None:
+        """End it because the deadline has come and nothing else has."""
+        slo = format_ms(self.deadline_ns - self.arrival_ns)
+        if self.promised:
+            message = f"promised, but the output was not there within the SLO of {slo}"
+            self.end(failure=Failure(kind=FailureKind.LATE, message=message))
+        else:
+            message = f"no promise could be made within the SLO of {slo}"
+            self.end(refusal=Refusal(reason=RefusalReason.OVERLOAD, message=message))
+
+    @property
+    def settled_as(self) -> SettledAs | None:
+        """What to tell the controller of the end; None where the end was the controller's word."""
+        if self.answer is None:
+            return SettledAs.CANCELLED
+        if self.answer.outputs is not None:
+            return SettledAs.KEPT
+        return SettledAs.LATE if now_ns() >= self.deadline_ns else None
+
+
+@attrs.define(eq=False)
+class OpenRequests:
+    """The book."""
+
+    settings: GatewaySettings
+    _by_id: dict[RequestId, OpenRequest] = attrs.field(factory=dict, init=False)
+    _size_bytes: int = attrs.field(default=0, init=False)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[OpenRequest]:
+        """Go through the requests, oldest first; the book may change meanwhile."""
+        return iter(tuple(self._by_id.values()))
+
+    def full(self, size_bytes: int) -> Refusal | None:
+        """Say why a request with a payload of `size_bytes` has no room, or None if it has."""
+        settings = self.settings
+        if (
+            len(self._by_id) < settings.max_open_requests
+            and self._size_bytes + size_bytes <= settings.max_open_bytes
+        ):
+            return None
+        return Refusal(
+            reason=RefusalReason.BUSY,
+            message=(
+                f"this gateway has {len(self._by_id)} requests "
+                f"({format_bytes(self._size_bytes)}) open; its bounds are "
+                f"{settings.max_open_requests} ({format_bytes(settings.max_open_bytes)}): "
+                "retry later or use another gateway"
+            ),
+        )
+
+    def add(self, request: OpenRequest) -> None:
+        """Take in a request."""
+        self._by_id[request.request_id] = request
+        self._size_bytes += request.size_bytes
+
+    def remove(self, request: OpenRequest) -> None:
+        """Forget a request: its call returns."""
+        del self._by_id[request.request_id]
+        self._size_bytes -= request.size_bytes
+
+    def current(self, request_id: RequestId, attempt: Attempt) -> OpenRequest | None:
+        """Find a request that still waits and whose current attempt this is."""
+        request = self._by_id.get(request_id)
+        if request is None or request.answer is not None or request.attempt != attempt:
+            return None
+        return request
+
+    def waiting(self, request_id: RequestId) -> OpenRequest | None:
+        """Find a request that still waits, whatever its attempt."""
+        request = self._by_id.get(request_id)
+        return request if request is not None and request.answer is None else None
