@@ -24,7 +24,7 @@ from typing import Any, TypeVar, get_type_hints
 import attrs
 
 from cw.errors import ConfigError
-from cw.units import GiB, MiB, MS, SECOND, parse_duration_ns, parse_size_bytes
+from cw.units import MS, SECOND, GiB, MiB, parse_duration_ns, parse_size_bytes
 
 T = TypeVar("T")
 
@@ -148,9 +148,7 @@ def settings_from(raw: Mapping[str, Any], kind: type[T], *, where: str) -> T:
     values: dict[str, Any] = {}
     for key, value in raw.items():
         if key not in known:
-            raise ConfigError(
-                f"{where}: unknown setting {key!r}; known: {', '.join(known)}"
-            )
+            raise ConfigError(f"{where}: unknown setting {key!r}; known: {', '.join(known)}")
         name = known[key]
         if isinstance(value, Mapping):
             values[name] = settings_from(value, hints[name], where=f"{where} [{key}]")

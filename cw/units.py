@@ -53,9 +53,7 @@ def _parse(text: str, units: dict[str, int], kind: str, example: str) -> int:
     unit = match.group(2).lower() if match else ""
     if match is None or unit not in units:
         allowed = ", ".join(units)
-        raise ValueError(
-            f"expected a {kind} such as {example} (units: {allowed}), got {text!r}"
-        )
+        raise ValueError(f"expected a {kind} such as {example} (units: {allowed}), got {text!r}")
     return round(float(match.group(1)) * units[unit])
 
 
@@ -77,7 +75,7 @@ def parse_size_bytes(text: str) -> int:
     return _parse(text, _SIZES, "size", "'256MiB'")
 
 
-def format_ms(duration_ns: int | float) -> str:
+def format_ms(duration_ns: float) -> str:
     """Write a duration for people: milliseconds with as many digits as matter."""
     value = duration_ns / MS
     return f"{value:.0f} ms" if abs(value) >= 100 else f"{value:.2f} ms"

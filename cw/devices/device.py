@@ -46,9 +46,7 @@ class Device(Protocol):
         """Say what the device is; constant for its life."""
         ...
 
-    async def prepare(
-        self, model: ModelSpec, program: Path, weights: Path
-    ) -> DeviceReport:
+    async def prepare(self, model: ModelSpec, program: Path, weights: Path) -> DeviceReport:
         """Load the program, reserve addresses for the weights, open the host image.
 
         Args:

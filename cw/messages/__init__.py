@@ -6,39 +6,6 @@ the controller's monotonic clock: each process converts at its own edge (`core/c
 no message ever mixes two clocks. Words are those of `docs/glossary.md`.
 """
 
-from cw.messages.ids import (
-    ActionId,
-    Attempt,
-    Epoch,
-    ExecutorId,
-    GatewayId,
-    Incarnation,
-    ModelId,
-    RequestId,
-    Ticket,
-    gateway_of,
-    model_id_for,
-    request_id_for,
-)
-from cw.messages.models import (
-    Datatype,
-    ModelSpec,
-    ModelState,
-    ModelStatus,
-    ProfileEntry,
-    TensorSpec,
-)
-from cw.messages.requests import (
-    Answer,
-    Descriptor,
-    Failure,
-    FailureKind,
-    InferCall,
-    Refusal,
-    RefusalReason,
-    Tensor,
-    Timing,
-)
 from cw.messages.actions import (
     Action,
     ActionResult,
@@ -62,6 +29,34 @@ from cw.messages.decisions import (
     Promise,
     Refuse,
 )
+from cw.messages.ids import (
+    ActionId,
+    Attempt,
+    Epoch,
+    ExecutorId,
+    GatewayId,
+    Incarnation,
+    ModelId,
+    RequestId,
+    Ticket,
+    gateway_of,
+    model_id_for,
+    request_id_for,
+)
+from cw.messages.models import (
+    Datatype,
+    ModelSpec,
+    ModelState,
+    ModelStatus,
+    ProfileEntry,
+    TensorSpec,
+)
+from cw.messages.payloads import (
+    BatchInputs,
+    BatchOutputs,
+    SlotInputs,
+    SlotOutputs,
+)
 from cw.messages.reports import (
     AttemptFailed,
     Cancel,
@@ -75,11 +70,16 @@ from cw.messages.reports import (
     Settled,
     SettledAs,
 )
-from cw.messages.payloads import (
-    BatchInputs,
-    BatchOutputs,
-    SlotInputs,
-    SlotOutputs,
+from cw.messages.requests import (
+    Answer,
+    Descriptor,
+    Failure,
+    FailureKind,
+    InferCall,
+    Refusal,
+    RefusalReason,
+    Tensor,
+    Timing,
 )
 from cw.messages.status import (
     ClusterStatus,

@@ -3,7 +3,6 @@
 import hashlib
 from typing import Final, NewType
 
-
 ModelId = NewType("ModelId", int)
 """Derived from a model's name and contents, so that a restarted controller and its executors agree
 without a table (`model_id_for`)."""
@@ -37,7 +36,5 @@ def gateway_of(request_id: RequestId) -> GatewayId:
 
 def model_id_for(name: str, program_sha256: str, weights_sha256: str) -> ModelId:
     """Derive a model's id (63 bits) from what it is."""
-    digest = hashlib.sha256(
-        f"{name}\n{program_sha256}\n{weights_sha256}".encode()
-    ).digest()
+    digest = hashlib.sha256(f"{name}\n{program_sha256}\n{weights_sha256}".encode()).digest()
     return ModelId(int.from_bytes(digest[:8], "big") >> 1)

@@ -37,8 +37,7 @@ class Datatype(enum.Enum):
 
 
 _SIZE_BYTES: Final = {
-    kind: 1 if kind is Datatype.BOOL else int(kind.value.lstrip("UINTFP")) // 8
-    for kind in Datatype
+    kind: 1 if kind is Datatype.BOOL else int(kind.value.lstrip("UINTFP")) // 8 for kind in Datatype
 }
 _NUMPY_NAMES: Final = {
     kind: kind.value.lower() if kind.value[0] != "F" else f"float{kind.value[2:]}"

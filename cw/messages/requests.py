@@ -120,4 +120,4 @@ class InferCall:
     model: str
     inputs: tuple[Tensor, ...]
     slo_ns: int
-    """From the whole request's receipt at the gateway; the client already took off its own share."""
+    """From the whole request's receipt at the gateway; the client took off its own share."""
