@@ -23,19 +23,22 @@ FUNCTION_LINES_MAX = 70
 # From the bottom up. A module belongs to the longest prefix that fits it. It may import
 # from lower layers, and from its own prefix.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("cw", "cw.units", "cw.errors"),
+    ("cw.units", "cw.errors"),
     ("cw.messages", "cw.config"),
     ("cw.core",),
     ("cw.rpc.ports", "cw.devices.device", "cw.models"),
     ("cw.actors",),
     ("cw.rpc", "cw.devices"),
+    ("cw.client",),
     ("cw.sim", "cw.workload"),
-    ("cw.cli", "cw.__main__"),
+    ("cw", "cw.cli", "cw.__main__"),
 )
 # Who may import a neighbour of the same layer, and why.
 NEIGHBOURS = {
     ("cw.errors", "cw.units"),  # A message says a duration as people do.
     ("cw.units", "cw.errors"),  # A duration that cannot be read is a ConfigError.
+    ("cw.cli", "cw"),  # `cw --version`.
+    ("cw.__main__", "cw.cli"),  # `python -m cw` is the command.
     ("cw.sim", "cw.workload"),  # The simulator replays the traces that the load generator sends.
 }
 # Third parties that only these paths may import, so that the rest runs and is tested without.
