@@ -133,6 +133,12 @@ class KjConnection:
                 stream, bootstrap=make_bootstrap(self), traversal_limit_in_words=words
             )
 
+    async def _close_when_refused(self) -> None:
+        """Close when the library has had enough of the peer: it only stops reading then."""
+        with suppress(capnp.KjException):
+            await self._network.on_disconnect()
+        self.close()
+
     def _close_network(self) -> None:
         if self._network is not None:
             self._network.close()
@@ -166,6 +172,7 @@ async def open_connection(
         nursery.start_soon(connection._transport.run)
         try:
             connection._open_network(stream, make_bootstrap)
+            nursery.start_soon(connection._close_when_refused)
             yield connection
         finally:
             connection.close()

@@ -30,6 +30,9 @@ RETURN: Final = 3
 FINISH: Final = 4
 BOOTSTRAP: Final = 8
 
+CALL_BYTES_MIN: Final = 64
+"""No Call that reaches a method is shorter: table, root, Message, Call, target, one word each."""
+
 _WORD: Final = 8
 _HEAD_WORDS: Final = 7  # As laid out by every known writer, the body's id is in the first five.
 _SEGMENTS_MAX: Final = 512  # capnp refuses messages with more, and closes.
@@ -44,7 +47,7 @@ class FlowLimits:
     """What one connection may hold open at a time."""
 
     max_open_calls: int = attrs.field(default=1024, validator=attrs.validators.ge(1))
-    """Calls not yet answered; at the bound the socket is not read (server), callers wait (client)."""
+    """Calls not yet answered; at the bound a server stops reading, a client's callers wait."""
 
     max_open_bytes: int = attrs.field(default=64 << 20, validator=attrs.validators.ge(1))
     """Bytes of those calls' messages; one more message may begin as long as it is not reached."""
@@ -75,9 +78,11 @@ class MessageMeter:
         self._left_bytes = 0
 
     @property
-    def at_boundary(self) -> bool:
-        """True between messages."""
-        return not self._left_bytes and not self._head
+    def unfinished_bytes(self) -> int:
+        """Bytes of the message in progress still to come, as far as known; 0 between messages."""
+        if self._left_bytes:
+            return self._left_bytes
+        return self._head_bytes - len(self._head) if self._head else 0
 
     def feed(self, data: bytes | memoryview) -> None:
         """Follow the next bytes of the stream."""
@@ -185,12 +190,11 @@ class OpenCalls:
         return len(self._bytes_by_id)
 
     @property
-    def is_full(self) -> bool:
-        """True when no further call may begin."""
-        return (
-            len(self._bytes_by_id) >= self._limits.max_open_calls
-            or self.open_bytes >= self._limits.max_open_bytes
-        )
+    def room_bytes(self) -> int:
+        """Bytes of further calls that the budget has room for, however small they are; or 0."""
+        calls = self._limits.max_open_calls - len(self._bytes_by_id)
+        room = min(calls * CALL_BYTES_MIN, self._limits.max_open_bytes - self.open_bytes)
+        return max(room, 0)
 
     @property
     def is_abused(self) -> bool:
@@ -217,13 +221,13 @@ class OpenCalls:
         """Take note of a message to the peer."""
         if kind != RETURN or number not in self._bytes_by_id:
             return
-        was_full = self.is_full
+        was_full = not self.room_bytes
         self.open_bytes -= self._bytes_by_id.pop(number)
         if number in self._cancelled:
             self._cancelled.discard(number)  # Its Finish came first.
         elif finish_needed:
             self._unfinished.add(number)
-        if was_full and not self.is_full:
+        if was_full and self.room_bytes:
             self._on_room()
 
 

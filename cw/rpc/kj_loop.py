@@ -80,7 +80,7 @@ class Future(Outcome):
         if not self._is_done:
             assert self._waiter is None, "two tasks await one call"
             self._waiter = current_task()
-            yield from wait_task_rescheduled(self._abandon).__await__()
+            yield from wait_task_rescheduled(self._abandon).__await__()  # noqa: ASYNC105
         return self.result()
 
     def _abandon(self, _: RaiseCancelT) -> Abort:

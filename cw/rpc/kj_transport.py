@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 1 << 16
-"""Bytes read at a time; a body with at least as many to come is read straight into place."""
+"""Bytes read at a time where the library's own buffer cannot be read into."""
 
 UNSENT_HIGH_BYTES: Final = 1 << 20
 """Unsent bytes at which the library is told to hold its writes back."""
@@ -35,7 +35,7 @@ PIECES_PER_WRITE: Final = 512
 """Buffers given to one sendmsg; the kernel's bound is 1024 (IOV_MAX)."""
 
 HANGUP_POLL_S: Final = 0.05
-"""How often a connection that is not read, being past its budget, is asked whether its peer left."""
+"""How often a connection that is past its budget, thus not read, is asked if its peer left."""
 
 
 class Transport(ABC):
@@ -136,9 +136,12 @@ class Transport(ABC):
     async def _read_on(self) -> None:
         """Read until the peer closes."""
 
+    def _allowance_bytes(self) -> int:
+        """How much the library may be given: the message in progress, or what the budget allows."""
+        return max(self._in_meter.unfinished_bytes, self.incoming.room_bytes)
+
     def _may_read(self) -> bool:
-        """Tell whether the library wants bytes and the peer's budget allows a next message."""
-        return not self._is_paused and not (self.incoming.is_full and self._in_meter.at_boundary)
+        return not self._is_paused and self._allowance_bytes() > 0
 
     def _feed(self) -> None:
         """Hand bytes read before to the library, letting it run after each piece."""
@@ -146,7 +149,7 @@ class Transport(ABC):
             self._loop.pump()  # So that the turns to come are this connection's alone.
         while self._unread and self._may_read():
             place = self._protocol.get_buffer(-1)
-            size = min(len(place), len(self._unread))
+            size = min(len(place), len(self._unread), self._allowance_bytes())
             place[:size] = self._unread[:size]
             self._unread = self._unread[size:]
             self._took(place[:size])
@@ -254,11 +257,11 @@ class SocketTransport(Transport):
                 continue
             place = self._protocol.get_buffer(-1)
             try:
-                if len(place) >= READ_BYTES:
+                if self._allowance_bytes() >= len(place):
                     size = sock.recv_into(place)
                     if size:
                         self._took(place[:size])
-                else:
+                else:  # What the socket has may be more than the budget allows: cut it.
                     size = sock.recv_into(buffer)
                     self._unread = buffer[:size]
             except (BlockingIOError, InterruptedError):
