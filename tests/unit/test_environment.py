@@ -152,7 +152,9 @@ def test_real_install_survives_a_kill(tmp_path: Path):
 
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     script = "import cw, torch, capnp, skimage.data; print(cw.__file__)"
-    used = subprocess.check_output([tmp_path / ".venv" / "bin" / "python", "-c", script], text=True)
+    used = subprocess.check_output(
+        [tmp_path / ".venv" / "bin" / "python", "-I", "-c", script], text=True
+    )
 
     assert again.returncode == 0, again.stderr
     assert "did not finish" in again.stderr
