@@ -10,7 +10,6 @@ These functions block (90 MB take about 0.1 s to hash): an actor calls them in a
 import hashlib
 import itertools
 import os
-import stat
 import tempfile
 from collections.abc import Callable
 from io import BufferedReader
@@ -20,8 +19,9 @@ from typing import Final
 import attrs
 
 from cw.errors import ArchiveInvalid
-from cw.models.image import MAX_HEADER_BYTES, ImageLayout, read_layout
-from cw.models.manifest import MAX_IMAGE_BYTES, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from cw.models.files import open_regular
+from cw.models.image import MAX_FILE_BYTES, ImageLayout, read_layout
+from cw.models.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from cw.models.program import MAX_PROGRAM_BYTES, check_program
 from cw.models.program_signature import (
     ProgramSignature,
@@ -37,7 +37,7 @@ WEIGHTS_FILE: Final = "weights.safetensors"
 FILE_BYTES_MAX: Final = {
     MANIFEST_FILE: MAX_MANIFEST_BYTES,
     PROGRAM_FILE: MAX_PROGRAM_BYTES,
-    WEIGHTS_FILE: 8 + MAX_HEADER_BYTES + MAX_IMAGE_BYTES,
+    WEIGHTS_FILE: MAX_FILE_BYTES,
 }
 """The files of an archive and the most that each may hold; an upload is cut off at that."""
 
@@ -127,26 +127,12 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def open_checked(path: Path) -> BufferedReader:
-    """Open one file of an archive: a regular file, no link, within ``FILE_BYTES_MAX``.
+    """Open one file of an archive, by the rules of ``files.open_regular``.
 
     Raises:
-        ArchiveInvalid: It is anything else, or cannot be read.
+        ArchiveInvalid: It is no regular file, cannot be read, or exceeds ``FILE_BYTES_MAX``.
     """
-    # O_NONBLOCK: opening a named pipe must not wait for a writer that never comes.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        descriptor = os.open(path, flags)
-    except OSError as exc:
-        raise ArchiveInvalid(f"{path.name}: expected a readable file, no link: {exc}") from exc
-    file = os.fdopen(descriptor, "rb")
-    status = os.fstat(descriptor)
-    bytes_max = FILE_BYTES_MAX[path.name]
-    if not stat.S_ISREG(status.st_mode) or status.st_size > bytes_max:
-        file.close()
-        raise ArchiveInvalid(
-            f"{path.name}: expected a regular file of at most {bytes_max} bytes, "
-            f"got {stat.filemode(status.st_mode)} of {status.st_size}"
-        )
+    file, _ = open_regular(path, bytes_max=FILE_BYTES_MAX[path.name])
     return file
 
 

@@ -13,7 +13,6 @@ that parses it, and raises nothing but ``ArchiveInvalid`` for whatever bytes it 
 import json
 import math
 import mmap
-import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any, BinaryIO, Final, Self
 import attrs
 
 from cw.errors import ArchiveInvalid
+from cw.models.files import open_regular
 from cw.models.manifest import IMAGE_ALIGNMENT_BYTES, MAX_IMAGE_BYTES
 
 TENSOR_ALIGNMENT_BYTES: Final = 256
@@ -34,6 +34,7 @@ PAD_PREFIX: Final = "__pad."
 MAX_HEADER_BYTES: Final = 16 * 1024 * 1024
 """Room for MAX_TENSOR_COUNT entries; the format's own bound is 100 MB."""
 
+MAX_FILE_BYTES: Final = 8 + MAX_HEADER_BYTES + MAX_IMAGE_BYTES
 MAX_TENSOR_COUNT: Final = 65_536
 MAX_TENSOR_NAME_CHARS: Final = 512
 MAX_TENSOR_DIMS: Final = 16
@@ -258,16 +259,16 @@ class WeightsImage:
         """Open, check and map ``path``.
 
         Args:
-            path: A ``weights.safetensors``; a symbolic link is refused.
+            path: A ``weights.safetensors``; no link.
             populate: Read all of it now, so that no later access waits for the disk.
 
         Raises:
-            ArchiveInvalid: The header does not hold.
-            OSError: The file cannot be opened or mapped.
+            ArchiveInvalid: The file cannot be opened, or its header does not hold.
+            OSError: There is no memory to map it.
         """
         flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if populate else 0)
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        file, size = open_regular(path, bytes_max=MAX_FILE_BYTES)
+        with file:
             self.layout: Final = read_layout(file, size)
             # From 0 and not from data_start: an offset must be a multiple of the host's page
             # size, which is 64 KiB on some machines.

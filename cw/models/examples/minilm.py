@@ -111,11 +111,12 @@ class MiniLm(nn.Module):
             float32[batch, 384], each row of length 1.
         """
         parts = self.embeddings
-        positions = parts["position_embeddings"](torch.arange(ids.shape[1], device=ids.device))
-        kinds = parts["token_type_embeddings"](torch.zeros_like(ids))
-        x = parts["LayerNorm"](parts["word_embeddings"](ids) + positions + kinds)
+        # Slices, not look-ups: indices made on the way would tie the program to one device.
+        positions = self.get_parameter("embeddings.position_embeddings.weight")[: ids.shape[1]]
+        kind = self.get_parameter("embeddings.token_type_embeddings.weight")[0]
+        x = parts["LayerNorm"](parts["word_embeddings"](ids) + positions + kind)
         attended = mask[:, None, None, :] > 0
-        for layer in self.encoder["layer"]:
+        for layer in self.encoder["layer"].children():
             x = layer(x, attended)
         weight = mask[..., None].to(x.dtype)
         mean = (x * weight).sum(1) / weight.sum(1).clamp(min=1e-9)

@@ -1,0 +1,224 @@
+"""The store: a model is there whole or not at all, and only allowed programs get in."""
+
+import os
+import shutil
+
+import pytest
+
+from cw.errors import ArchiveInvalid, ManifestInvalid, ProgramNotAllowed, UnknownModel
+from cw.models import store as store_module
+from cw.models.examples.tiny import MLP
+from cw.models.image import WeightsImage
+from cw.models.pack import pack_weights
+from cw.models.store import ModelStore
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    return MLP.pack(tmp_path_factory.mktemp("packed") / "mlp")
+
+
+@pytest.fixture(scope="module")
+def sibling(packed, tmp_path_factory):
+    """Other weights and another name for the same program."""
+    out = tmp_path_factory.mktemp("sibling") / "mlp"
+    return pack_weights(packed, MLP.build(1).state_dict(), name="sibling", out=out)
+
+
+@pytest.fixture(scope="module")
+def newer(packed, tmp_path_factory):
+    """Other weights under the same name."""
+    out = tmp_path_factory.mktemp("newer") / "mlp"
+    return pack_weights(packed, MLP.build(2).state_dict(), name="tiny-mlp", out=out)
+
+
+@pytest.fixture
+def store(tmp_path, packed):
+    made = ModelStore(tmp_path / "store")
+    made.prepare()
+    made.allow_program(packed.manifest.program_sha256, "tests")
+    return made
+
+
+def files_of(store):
+    return sorted(
+        str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file()
+    )
+
+
+def test_a_model_can_be_added_read_and_mapped(store, packed):
+    """The way of every model: archive, store, executor."""
+    stored = store.add(packed.folder)
+
+    assert store.models() == (stored,)
+    assert store.get("tiny-mlp") == stored
+    assert stored.manifest == packed.manifest
+    assert stored.program_path.read_bytes() == packed.program_path.read_bytes()
+    with WeightsImage(stored.weights_path) as image:
+        assert image.layout == packed.layout
+    assert packed.program_path.exists()
+
+
+def test_models_of_one_architecture_share_one_program(store, packed, sibling):
+    """A thousand weight sets must not be a thousand programs to load and to profile."""
+    first, second = store.add(packed.folder), store.add(sibling.folder)
+
+    assert first.program_path == second.program_path
+    assert [name for name in files_of(store) if name.endswith(".pt2")] == [
+        f"programs/{packed.manifest.program_sha256}.pt2"
+    ]
+    assert [model.manifest.name for model in store.models()] == ["sibling", "tiny-mlp"]
+
+
+def test_adding_the_same_again_changes_nothing(store, packed):
+    """A client that lost the answer to an upload sends it again."""
+    first = store.add(packed.folder)
+    before = files_of(store)
+
+    assert store.add(packed.folder) == first
+    assert files_of(store) == before
+
+
+def test_a_new_version_takes_over_and_the_old_one_stays_until_pruned(store, packed, newer):
+    """An executor may be mapping the old weights while the new ones arrive."""
+    old = store.add(packed.folder)
+    new = store.add(newer.folder)
+
+    assert store.get("tiny-mlp") == new
+    assert old.weights_path.exists()
+    assert store.prune("tiny-mlp") == 1
+    assert not old.weights_path.exists()
+    assert store.get("tiny-mlp") == new
+
+
+def test_a_removed_model_is_gone_but_its_mappings_hold(store, packed, sibling):
+    """Removal must not pull weights from under an INFER, nor touch a neighbour."""
+    stored = store.add(packed.folder)
+    store.add(sibling.folder)
+    with WeightsImage(stored.weights_path) as image:
+        store.remove("tiny-mlp")
+        assert bytes(image.data[:32]) != bytes(32)
+
+    assert [model.manifest.name for model in store.models()] == ["sibling"]
+    assert stored.program_path.exists()
+    with pytest.raises(UnknownModel):
+        store.get("tiny-mlp")
+    with pytest.raises(UnknownModel):
+        store.remove("tiny-mlp")
+
+
+@pytest.mark.parametrize("name", ["..", "../models", "a/b", "", ".hidden"])
+def test_a_name_that_is_a_path_reaches_nothing(store, name):
+    """Names come from clients, and are folders here."""
+    for call in (store.get, store.remove, store.prune):
+        with pytest.raises(ManifestInvalid):
+            call(name)
+
+
+def test_a_program_that_nobody_allowed_is_refused(tmp_path, packed):
+    """Loading a program runs it; so someone must have said that it may run."""
+    store = ModelStore(tmp_path)
+    store.prepare()
+
+    with pytest.raises(ProgramNotAllowed, match=r"allowed\.txt"):
+        store.add(packed.folder)
+    assert files_of(store) == []
+
+
+def test_the_allow_list_keeps_comments_and_is_strict(store, packed):
+    """People edit this file; a typing error must not silently allow nothing, or anything."""
+    sha = packed.manifest.program_sha256
+    path = store.root / "programs" / "allowed.txt"
+    path.write_text(f"# ours\n\n{sha}  # by hand")
+
+    assert store.allowed_programs() == {sha: "by hand"}
+    store.allow_program("0" * 64, "another")
+    assert store.allowed_programs() == {sha: "by hand", "0" * 64: "another"}
+    assert path.read_text().startswith("# ours\n")
+    assert not store.is_allowed("1" * 64)
+
+    path.write_text(sha[:-1])
+    with pytest.raises(ArchiveInvalid, match="line 1"):
+        store.is_allowed(sha)
+
+
+def test_a_comment_cannot_smuggle_in_a_line(store):
+    """A newline in a comment would allow a second program."""
+    with pytest.raises(ValueError, match="a line of at most"):
+        store.allow_program("0" * 64, "innocent\n" + "1" * 64)
+    with pytest.raises(ManifestInvalid):
+        store.allow_program("all", "")
+
+
+def test_a_bad_archive_leaves_no_trace(store, packed, tmp_path):
+    """Uploads fail all the time; the store must not fill up with them."""
+    bad = tmp_path / "bad"
+    shutil.copytree(packed.folder, bad)
+    os.truncate(bad / "weights.safetensors", 4096)
+    before = files_of(store)
+
+    with pytest.raises(ArchiveInvalid):
+        store.add(bad)
+    assert files_of(store) == before
+    assert list((store.root / "staging").iterdir()) == []
+
+
+def test_leftovers_are_cleared_at_the_start(store, packed):
+    """A process that was killed in an upload leaves its half; the next one sweeps it out."""
+    staged = store.stage()
+    (staged / "weights.safetensors").write_bytes(b"half")
+    store.add(packed.folder)
+
+    store.prepare()
+
+    assert not staged.exists()
+    assert store.get("tiny-mlp").manifest == packed.manifest
+
+
+class Crash(Exception):
+    """Stands for the loss of power at one step."""
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_a_crash_at_any_step_leaves_the_old_model_or_the_new(
+    store, packed, newer, monkeypatch, step
+):
+    """The steps of a commit are in the only order in which this holds."""
+    store.add(packed.folder)
+    staged = store.stage()
+    for path in newer.folder.iterdir():
+        shutil.copyfile(path, staged / path.name)
+    calls = iter(range(1_000))
+    real_sync = store_module._sync
+
+    def sync(path):
+        if next(calls) == step:
+            raise Crash
+        real_sync(path)
+
+    monkeypatch.setattr(store_module, "_sync", sync)
+    try:
+        store.commit(staged)
+        crashed = False
+    except Crash:
+        crashed = True
+    monkeypatch.undo()
+    store.prepare()
+
+    served = store.get("tiny-mlp")
+    assert crashed == (step < next(calls))
+    assert served.manifest in (packed.manifest, newer.manifest)
+    assert crashed or served.manifest == newer.manifest
+    with WeightsImage(served.weights_path) as image:
+        assert image.layout == packed.layout
+    assert store.add(newer.folder).manifest == newer.manifest
+
+
+def test_a_profile_has_a_place_for_each_device_and_program(store):
+    """Profiles are inherited by every weight set of a program, and by nothing else."""
+    path = store.profile_path("NVIDIA-H100", "0" * 64)
+
+    assert path == store.root / "profiles" / "NVIDIA-H100" / f"{'0' * 64}.json"
+    assert path.parent.is_dir()
+    with pytest.raises(ValueError, match="device kind"):
+        store.profile_path("../x", "0" * 64)
