@@ -170,3 +170,15 @@ def _converted(name: str, value: object) -> object:
     if name.endswith("_bytes"):
         return value if isinstance(value, int) else parse_size_bytes(str(value))
     return tuple(value) if isinstance(value, list) else value
+
+
+def restore_settings(raw: Mapping[str, Any], kind: type[T]) -> T:
+    """Build settings from what `attrs.asdict` made of them, by way of JSON."""
+    hints = get_type_hints(kind)
+    values = {}
+    for name, value in raw.items():
+        if isinstance(value, Mapping):
+            values[name] = restore_settings(value, hints[name])
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)

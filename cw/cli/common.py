@@ -1,0 +1,152 @@
+"""What commands share: where the cluster is, how values are read, how results are printed."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+from rich.console import Console
+
+from cw.client import Client, connect
+from cw.errors import AccessDenied, ConfigError, PeerDisconnected
+from cw.units import parse_duration_ns, parse_size_bytes
+
+DEFAULT_FOLDER: Final = Path(".cw") / "dev"
+"""Where `tools/devcluster up` keeps its store, logs, key and endpoints, below the checkout."""
+
+CLUSTER_FILE: Final = "cluster.json"
+ADMIN_KEY_FILE: Final = "admin.key"
+
+people: Final = Console(stderr=True, highlight=False)
+"""For tables, progress and remarks; stdout is for results."""
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal something."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: object) -> None:
+    """Print a result as one JSON object on stdout."""
+    print(json.dumps(value), flush=True)
+
+
+def duration_ns(text: str) -> int:
+    """Read a duration argument (argparse type)."""
+    return _argument(parse_duration_ns, text)
+
+
+def size_bytes(text: str) -> int:
+    """Read a size argument (argparse type)."""
+    return _argument(parse_size_bytes, text)
+
+
+def _argument(parse: Callable[[str], int], text: str) -> int:
+    try:
+        return parse(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
+def add_connection(parser: argparse.ArgumentParser) -> None:
+    """Give a command the options that say where the cluster is."""
+    parser.add_argument(
+        "--connect",
+        metavar="ADDRESS",
+        help="a gateway, e.g. tcp:127.0.0.1:7000; by default CW_CONNECT, "
+        "or the cluster that 'tools/devcluster up' runs in this checkout",
+    )
+    parser.add_argument("--key", default=os.environ.get("CW_KEY", ""), help="the tenant's key")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+@attrs.frozen(kw_only=True)
+class Endpoint:
+    """A running cluster's door and, where it can be read, the administrator's key."""
+
+    address: str
+    admin_key: str | None
+
+
+def find_cluster(args: argparse.Namespace) -> Endpoint:
+    """Say where the cluster is that a command talks to.
+
+    Raises:
+        ConfigError: None was named and none runs here.
+    """
+    admin_key = os.environ.get("CW_ADMIN_KEY")
+    address = args.connect or os.environ.get("CW_CONNECT")
+    folder = _devcluster_folder()
+    if folder is not None:
+        if admin_key is None and (folder / ADMIN_KEY_FILE).exists():
+            admin_key = (folder / ADMIN_KEY_FILE).read_text().strip()
+        if not address:
+            address = json.loads((folder / CLUSTER_FILE).read_text())["gateways"][0]
+    if not address:
+        raise ConfigError(
+            "no cluster found: start one with 'tools/devcluster up' in this checkout, "
+            "or name a gateway with --connect tcp:HOST:PORT (or CW_CONNECT)"
+        )
+    return Endpoint(address=address, admin_key=admin_key)
+
+
+def _devcluster_folder() -> Path | None:
+    """Find the folder of a devcluster started in this directory or one above it."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / DEFAULT_FOLDER / CLUSTER_FILE).exists():
+            return folder / DEFAULT_FOLDER
+    return None
+
+
+def admin_key(endpoint: Endpoint) -> str:
+    """Return the administrator's key.
+
+    Raises:
+        AccessDenied: It is not known here.
+    """
+    if endpoint.admin_key is None:
+        raise AccessDenied(
+            "this needs the administrator's key: set CW_ADMIN_KEY, or run the command in the "
+            f"checkout whose devcluster it is for ({DEFAULT_FOLDER / ADMIN_KEY_FILE})"
+        )
+    return endpoint.admin_key
+
+
+@asynccontextmanager
+async def connected(endpoint: Endpoint, key: str) -> AsyncIterator[Client]:
+    """Connect to the cluster as a tenant.
+
+    Raises:
+        PeerDisconnected: Nothing answers there; says what to do.
+    """
+    try:
+        context = connect(endpoint.address, key=key)
+        client = await context.__aenter__()
+    except (PeerDisconnected, OSError) as exc:
+        raise PeerDisconnected(
+            f"no gateway answers at {endpoint.address} ({exc}); is the cluster up? "
+            "'tools/devcluster up' starts one"
+        ) from exc
+    try:
+        yield client
+    finally:
+        await context.__aexit__(None, None, None)
+
+
+def as_json(value: Any) -> Any:
+    """Turn messages (attrs values, enums, tuples) into what JSON can say."""
+    if attrs.has(type(value)):
+        return {
+            field.name: as_json(getattr(value, field.name)) for field in attrs.fields(type(value))
+        }
+    if isinstance(value, dict):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    return getattr(value, "value", value)

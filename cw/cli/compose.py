@@ -1,0 +1,205 @@
+"""Composition: the only place where settings, devices, ports and actors are put together.
+
+Each role of a cluster is one function here, run in a process of its own by `role` (which also gives
+every process what it needs of its surroundings), or several in one process by tests and by whoever
+runs a small cluster in one.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from cw.actors.controller import ControllerActor
+from cw.actors.doors import ServingDoor
+from cw.actors.gateway import GatewayActor
+from cw.config import ClusterSettings, restore_settings
+from cw.core.scheduler import Scheduler
+from cw.errors import ConfigError
+from cw.messages import Epoch
+from cw.models.store import ModelStore
+from cw.rpc.client import connect_controller, connect_executor
+from cw.rpc.memory_tuning import tune_malloc
+from cw.rpc.server import serve_controller, serve_gateway
+
+logger = logging.getLogger(__name__)
+
+Ready = Callable[[dict[str, Any]], None]
+"""Tell whoever started the role that it serves, and where."""
+
+
+@attrs.frozen(kw_only=True)
+class Surroundings:
+    """What a role's process finds around itself: a folder laid out by whoever starts it.
+
+    ::
+
+        settings.json   all settings            store/       models (cw/models/store.py)
+        admin.key       the administrator's     logs/        one file per process
+    """
+
+    folder: Path
+    settings: ClusterSettings
+
+    @property
+    def store(self) -> ModelStore:
+        """The cluster's models."""
+        return ModelStore(self.folder / "store")
+
+    @property
+    def admin_key(self) -> str:
+        """Empty when there is none: then nobody is the administrator."""
+        path = self.folder / "admin.key"
+        return path.read_text().strip() if path.exists() else ""
+
+
+def surroundings(folder: Path) -> Surroundings:
+    """Read a folder.
+
+    Raises:
+        ConfigError: It holds no settings.
+    """
+    path = folder / "settings.json"
+    try:
+        settings = restore_settings(json.loads(path.read_text()), ClusterSettings)
+    except (OSError, ValueError, TypeError) as exc:
+        raise ConfigError(
+            f"expected this version's settings at {path} ({exc}); tools/devcluster writes them"
+        ) from exc
+    return Surroundings(folder=folder, settings=settings)
+
+
+# --- roles ----------------------------------------------------------------------------------------
+
+
+async def controller(around: Surroundings, listen: str, ready: Ready) -> None:
+    """Run a controller with its catalog until cancelled."""
+    settings = around.settings
+    store = around.store
+    await trio.to_thread.run_sync(store.prepare)
+    stored = await trio.to_thread.run_sync(store.models)
+    # A later reign has a larger number, on whichever machine it begins: wall-clock milliseconds.
+    epoch = Epoch(time.time_ns() // 1_000_000)
+    core = Scheduler(
+        settings.scheduler, epoch=epoch, ticket_seed=int.from_bytes(os.urandom(8), "big")
+    )
+    actor = ControllerActor(
+        core=core,
+        epoch=epoch,
+        link=settings.link,
+        models=[model.manifest.to_spec() for model in stored],
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(actor.run)
+        address = await nursery.start(partial(serve_controller, listen, actor, settings.link))
+        ready({"address": address, "epoch": epoch, "models": len(stored)})
+
+
+async def gateway(
+    around: Surroundings, name: str, controller_address: str, listen: str, ready: Ready
+) -> None:
+    """Run a gateway until cancelled."""
+    settings = around.settings
+    actor = GatewayActor(
+        name=name,
+        settings=settings.gateway,
+        link=settings.link,
+        dial_controller=lambda: connect_controller(controller_address, settings.link),
+        dial_executor=lambda address: connect_executor(address, settings.link),
+    )
+    door = ServingDoor(actor, around.store, around.admin_key)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(actor.run)
+        address = await nursery.start(partial(serve_gateway, listen, door, settings.link))
+        ready({"address": address})
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def role(
+    name: str,
+    run: Callable[[Ready], Awaitable[None]],
+    *,
+    supervised: bool,
+    cores: tuple[int, ...] = (),
+) -> int:
+    """Run a role as this process, until it is told to stop; return the exit status.
+
+    Args:
+        name: For logs.
+        run: The role, with all but `ready` bound.
+        supervised: A supervisor holds our standard input: when it closes, it is gone and we end.
+        cores: Processors to stay on; empty means any.
+    """
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=os.environ.get("CW_LOG", "INFO").upper(),
+        format=f"%(asctime)s %(levelname)s {name} %(name)s: %(message)s",
+    )
+    tune_malloc()
+    if cores:
+        os.sched_setaffinity(0, cores)
+    trio.run(_live, run, supervised)
+    return 0
+
+
+async def _live(run: Callable[[Ready], Awaitable[None]], supervised: bool) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_stop_on_signal, nursery.cancel_scope)
+        if supervised:
+            nursery.start_soon(_stop_with_lifeline, nursery.cancel_scope)
+        await run(_say_ready)
+        nursery.cancel_scope.cancel()
+
+
+def _say_ready(what: dict[str, Any]) -> None:
+    print(json.dumps({"ready": True, "pid": os.getpid(), **what}), flush=True)
+
+
+async def _stop_on_signal(
+    scope: trio.CancelScope, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for _ in signals:
+            scope.cancel()
+
+
+async def _stop_with_lifeline(scope: trio.CancelScope) -> None:
+    """End when the supervisor has: it never writes, so the only news is the end of the pipe."""
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as lifeline:
+        while await lifeline.receive_some(4096):
+            pass
+    logger.warning("the supervisor is gone: stopping")
+    scope.cancel()
+
+
+def add_role_arguments(parser: Any) -> None:
+    """Give a role's command the options that all roles have."""
+    parser.add_argument("--folder", type=Path, required=True, help="settings, store and key")
+    parser.add_argument(
+        "--supervised", action="store_true", help="end when standard input is closed"
+    )
+    parser.add_argument("--cores", default="", help="processors to stay on, e.g. 0,1")
+
+
+def parse_cores(text: str) -> tuple[int, ...]:
+    """Read ``--cores``.
+
+    Raises:
+        ConfigError: It is not a list of numbers.
+    """
+    try:
+        return tuple(int(word) for word in text.split(",") if word)
+    except ValueError as exc:
+        raise ConfigError(f"expected --cores 0,1,..., got {text!r}") from exc

@@ -1,0 +1,27 @@
+"""Run an executor: one device and its lanes. Started by a supervisor."""
+
+import argparse
+from functools import partial
+
+from cw.cli import compose
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    compose.add_role_arguments(parser)
+    parser.add_argument("--name", default="executor")
+    parser.add_argument("--controller", required=True, metavar="ADDRESS")
+    parser.add_argument(
+        "--listen", default="tcp:127.0.0.1:0", help="where gateways bring inputs; any free port"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    around = compose.surroundings(args.folder)
+    return compose.role(
+        args.name,
+        partial(compose.executor, around, args.name, args.controller, args.listen),
+        supervised=args.supervised,
+        cores=compose.parse_cores(args.cores) or around.settings.executor.cores,
+    )

@@ -1,0 +1,25 @@
+"""Run a gateway: clients connect to it. Started by a supervisor."""
+
+import argparse
+from functools import partial
+
+from cw.cli import compose
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    compose.add_role_arguments(parser)
+    parser.add_argument("--name", default="gateway")
+    parser.add_argument("--controller", required=True, metavar="ADDRESS")
+    parser.add_argument("--listen", required=True, help="tcp:HOST:PORT, unix:PATH or fd:N")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    around = compose.surroundings(args.folder)
+    return compose.role(
+        args.name,
+        partial(compose.gateway, around, args.name, args.controller, args.listen),
+        supervised=args.supervised,
+        cores=compose.parse_cores(args.cores),
+    )

@@ -1,0 +1,80 @@
+"""The ``cw`` command: finds the subcommand, runs it, turns its errors into words and a status.
+
+Status 0: done; 1: it failed, for a reason that is printed; 2: the command line is wrong; 130:
+interrupted. With ``--json`` the result is one JSON object on stdout and everything else on stderr.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import cw
+from cw.cli.common import say
+from cw.errors import CwError
+
+COMMANDS: Final = {
+    "model": "pack, add, list, show and remove models",
+    "infer": "ask for one inference",
+    "bench": "send an open-loop load and report what became of it",
+    "status": "show the cluster: executors, models, what became of requests",
+    "devcluster": "run a whole cluster on this machine",
+    "controller": "run a controller (started by a supervisor)",
+    "gateway": "run a gateway (started by a supervisor)",
+    "executor": "run an executor (started by a supervisor)",
+}
+"""Name: help. Each is a module of this package with `add_arguments(parser)` and `run(args)`;
+only the one that is asked for is imported, so that `cw status` does not wait for torch."""
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = "cw") -> int:
+    """Run the command that `argv` (by default the process's) names; return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Serve deep neural networks with predictable latency.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items()),
+    )
+    parser.add_argument("--version", action="version", version=f"cw {cw.__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    named = parser.parse_args(words[:1])
+    module = importlib.import_module(f"cw.cli.{named.command}")
+    command = argparse.ArgumentParser(
+        prog=f"{prog} {named.command}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(command)
+    args = command.parse_args(words[1:])
+    try:
+        return int(module.run(args))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`cw status | head`): nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (CwError, BaseExceptionGroup) as exc:
+        return _explain(named.command, exc)
+
+
+def _explain(command: str, raised: BaseException) -> int:
+    """Print what a person can act on; let a bug through with its whole traceback."""
+    leaves = _leaves(raised)
+    if any(isinstance(exc, KeyboardInterrupt) for exc in leaves):
+        return 130
+    if not all(isinstance(exc, CwError) for exc in leaves):
+        raise raised
+    for text in dict.fromkeys(str(exc) for exc in leaves):
+        say(f"cw {command}: {text}")
+    return 1
+
+
+def _leaves(raised: BaseException) -> list[BaseException]:
+    """List the errors in a group of groups."""
+    if not isinstance(raised, BaseExceptionGroup):
+        return [raised]
+    return [leaf for exc in raised.exceptions for leaf in _leaves(exc)]

@@ -1,0 +1,217 @@
+"""Pack, add, list, show and remove models.
+
+Examples:
+  cw model pack example:minilm --out minilm/
+  cw model pack mypackage.nets:make_net --input image:FP32:3x224x224 --output logits --out net/
+  cw model add minilm/ --allow-program
+  cw model list
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import trio
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from cw.cli.common import (
+    Endpoint,
+    add_connection,
+    admin_key,
+    connected,
+    find_cluster,
+    people,
+    print_json,
+)
+from cw.cli.status import model_json, models_table
+from cw.client import Client
+from cw.errors import ConfigError, CwError
+from cw.messages import ModelState, ModelStatus
+from cw.models.archive import FILE_BYTES_MAX, read_manifest
+from cw.rpc.ports import AdminPort
+from cw.units import MiB
+
+_CHUNK_BYTES = 4 * MiB
+_UPLOADS_MAX = 4
+"""Models added side by side: enough to keep the store busy while executors prepare."""
+_POLL_S = 0.05
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    pack = verbs.add_parser("pack", help="make archives from a torch module, export or example")
+    pack.add_argument("source", help="example:NAME, package.module:factory, or FILE.pt2")
+    pack.add_argument("--out", type=Path, required=True, help="folder to make")
+    pack.add_argument("--name", help="the model's name; by default the source's")
+    pack.add_argument("--seed", type=int, default=0, help="of random weights")
+    pack.add_argument(
+        "--copies", type=int, help="make OUT/NAME-000, ... with weights of seeds SEED, SEED+1, ..."
+    )
+    pack.add_argument("--input", action="append", default=[], metavar="NAME:DATATYPE:3x224x224")
+    pack.add_argument("--output", action="append", default=[], metavar="NAME")
+    pack.add_argument("--batch-sizes", default="1,2,4,8,16", help="default 1,2,4,8,16")
+    add = verbs.add_parser("add", help="upload, verify and profile models")
+    add.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
+    add.add_argument(
+        "--allow-program",
+        action="store_true",
+        help="put their programs on the allow-list: executors run a program as code, so only "
+        "for archives whose maker you trust",
+    )
+    add.add_argument("--no-wait", action="store_true", help="do not wait for the profile")
+    listing = verbs.add_parser("list", help="list the models")
+    show = verbs.add_parser("show", help="show one model and its profile")
+    remove = verbs.add_parser("remove", help="remove models; what is promised is still answered")
+    show.add_argument("name", metavar="NAME")
+    remove.add_argument("names", nargs="+", metavar="NAME")
+    for verb in (add, listing, show, remove):
+        add_connection(verb)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    if args.verb == "pack":
+        from cw.cli.pack import pack  # needs torch, the rest does not
+
+        return pack(args)
+    work = {"add": _add, "list": _list, "show": _show, "remove": _remove}[args.verb]
+    trio.run(work, args)
+    return 0
+
+
+async def _list(args: argparse.Namespace) -> None:
+    async with connected(find_cluster(args), args.key) as client:
+        models = tuple(await client.models())
+    if args.json:
+        print_json({"models": [model_json(model) for model in models]})
+    else:
+        people.print(models_table(models))
+
+
+async def _show(args: argparse.Namespace) -> None:
+    async with connected(find_cluster(args), args.key) as client:
+        model = await client.model(args.name)
+    if args.json:
+        print_json(model_json(model))
+    else:
+        people.print(models_table((model,)))
+
+
+async def _remove(args: argparse.Namespace) -> None:
+    endpoint = find_cluster(args)
+    async with connected(endpoint, args.key) as client:
+        admin = await client.serving.admin(admin_key(endpoint))
+        for name in args.names:
+            await admin.remove_model(name)
+            people.print(f"removed {name}")
+    if args.json:
+        print_json({"removed": args.names})
+
+
+async def _add(args: argparse.Namespace) -> None:
+    endpoint = find_cluster(args)
+    folders = list(args.folders)
+    async with connected(endpoint, args.key) as client:
+        added = await add_models(
+            client,
+            endpoint,
+            folders,
+            allow_program=args.allow_program,
+            wait=not args.no_wait,
+        )
+    if args.json:
+        print_json({"models": [model_json(model) for model in added]})
+    elif not args.no_wait:
+        people.print(models_table(tuple(added)))
+
+
+@attrs.define(eq=False)
+class _Adding:
+    """One run of `add_models`: what its tasks share."""
+
+    client: Client
+    admin: AdminPort
+    progress: Progress
+    limit: trio.CapacityLimiter
+    wait: bool
+    added: dict[Path, ModelStatus] = attrs.field(factory=dict)
+
+
+async def add_models(
+    client: Client,
+    endpoint: Endpoint,
+    folders: Sequence[Path],
+    *,
+    allow_program: bool,
+    wait: bool = True,
+) -> list[ModelStatus]:
+    """Upload archives side by side and wait until they are profiled, with progress bars.
+
+    Raises:
+        ArchiveInvalid, ManifestInvalid, ModelConflict, ProgramNotAllowed: As the store says.
+        ConfigError: A model could not be prepared by any executor.
+    """
+    admin = await client.serving.admin(admin_key(endpoint))
+    hashes = {read_manifest(folder).program_sha256 for folder in folders}
+    if allow_program:
+        for digest in sorted(hashes):
+            await admin.allow_program(digest)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=people) as progress:
+        adding = _Adding(client, admin, progress, trio.CapacityLimiter(_UPLOADS_MAX), wait)
+        if len(folders) == 1:
+            await _add_one(adding, folders[0])
+        else:
+            total = progress.add_task(f"adding {len(folders)} models", total=len(folders))
+            async with trio.open_nursery() as nursery:
+                for folder in folders:
+                    nursery.start_soon(_add_counted, adding, folder, total)
+    return [adding.added[folder] for folder in folders if folder in adding.added]
+
+
+async def _add_counted(adding: _Adding, folder: Path, total: TaskID) -> None:
+    async with adding.limit:
+        await _add_one(adding, folder)
+    adding.progress.advance(total)
+
+
+async def _add_one(adding: _Adding, folder: Path) -> None:
+    upload = await adding.admin.begin_upload()
+    size_bytes = sum((folder / name).stat().st_size for name in FILE_BYTES_MAX)
+    bar = adding.progress.add_task(f"  {folder.name}: uploading", total=size_bytes)
+    try:
+        for file in FILE_BYTES_MAX:
+            with (folder / file).open("rb") as source:
+                while chunk := source.read(_CHUNK_BYTES):
+                    await upload.write(file, chunk)
+                    adding.progress.advance(bar, len(chunk))
+        spec = await upload.commit()
+    except CwError:
+        with trio.CancelScope(shield=True):
+            await upload.discard()
+        raise
+    adding.progress.update(bar, description=f"  {spec.name}: profiling", total=None, completed=0)
+    while True:
+        status = await adding.client.model(spec.name)
+        adding.progress.update(bar, completed=status.steps_done, total=status.steps_total or None)
+        if status.state is ModelState.FAILED:
+            raise ConfigError(f"{spec.name} could not be prepared: {status.detail}")
+        if status.state is ModelState.READY or not adding.wait:
+            break
+        await trio.sleep(_POLL_S)
+    adding.progress.remove_task(bar)
+    adding.added[folder] = status

@@ -1,0 +1,320 @@
+"""The Python client: numpy in, numpy out, one answer per request.
+
+::
+
+    async with cw.connect("tcp:127.0.0.1:7000") as client:
+        result = await client.infer("minilm", {"ids": ids, "mask": mask}, slo="100ms")
+        print(result.outputs["embedding"])
+
+`connect` is for Trio programs; `connect_blocking` gives the same calls without ``await``. An answer
+is a value: a refusal says why and when it could have been had. `Result.unwrap` turns what is not
+an output into an exception, for callers who want only outputs.
+"""
+
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any, Final
+
+import attrs
+import numpy as np
+import trio
+
+from cw.actors.clock import now_ns
+from cw.config import LinkSettings
+from cw.errors import CwError, PeerSilent, RequestInvalid
+from cw.messages import (
+    Answer,
+    ClusterStatus,
+    Failure,
+    InferCall,
+    ModelSpec,
+    ModelStatus,
+    Refusal,
+    RefusalReason,
+    Tensor,
+    Timing,
+)
+from cw.rpc.client import connect_serving
+from cw.rpc.ports import ServingPort, TenantPort
+from cw.units import SECOND, format_ms, parse_duration_ns
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_DATATYPES: Final = {
+    np.dtype(name): datatype
+    for name, datatype in (
+        ("bool", "BOOL"),
+        ("uint8", "UINT8"),
+        ("uint16", "UINT16"),
+        ("uint32", "UINT32"),
+        ("uint64", "UINT64"),
+        ("int8", "INT8"),
+        ("int16", "INT16"),
+        ("int32", "INT32"),
+        ("int64", "INT64"),
+        ("float16", "FP16"),
+        ("float32", "FP32"),
+        ("float64", "FP64"),
+    )
+}
+
+_GRACE_NS: Final = 1 * SECOND
+"""A gateway answers at the deadline at the latest; one that is silent for this much longer is
+stopped or cut off."""
+
+
+class Refused(CwError):
+    """The request was refused; `refusal` says why and when it could have been. Go elsewhere."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        """Keep the refusal."""
+        earliest = refusal.earliest_finish_ns
+        when = f"; earliest finish {format_ms(earliest)} after the call" if earliest else ""
+        super().__init__(f"{refusal.reason.value}: {refusal.message}{when}")
+        self.refusal = refusal
+
+
+class Failed(CwError):
+    """The request failed; `failure` says what was expected and what came."""
+
+    def __init__(self, failure: Failure) -> None:
+        """Keep the failure."""
+        super().__init__(f"{failure.kind.value}: {failure.message}")
+        self.failure = failure
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """One request's answer.
+
+    Exactly one of `outputs`, `refusal`, `failure` is set.
+    """
+
+    timing: Timing
+    promised: bool
+    outputs: Mapping[str, Array] | None = None
+    """By name; each of the model's output shape, without a batch dimension; read-only."""
+    refusal: Refusal | None = None
+    failure: Failure | None = None
+
+    def unwrap(self) -> Mapping[str, Array]:
+        """Return the outputs.
+
+        Raises:
+            Refused: The request was refused.
+            Failed: It failed.
+        """
+        if self.outputs is not None:
+            return self.outputs
+        if self.refusal is not None:
+            raise Refused(self.refusal)
+        assert self.failure is not None
+        raise Failed(self.failure)
+
+
+def to_tensors(inputs: Mapping[str, Array]) -> tuple[Tensor, ...]:
+    """Turn named arrays into what crosses the wire.
+
+    Raises:
+        RequestInvalid: An array's dtype has no counterpart on the wire.
+    """
+    tensors = []
+    for name, array in inputs.items():
+        array = np.asarray(array)
+        datatype = _DATATYPES.get(array.dtype.newbyteorder("="))
+        if datatype is None:
+            known = ", ".join(str(dtype) for dtype in _DATATYPES)
+            raise RequestInvalid(f"input {name!r}: expected one of {known}; got {array.dtype}")
+        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        data = little.reshape(-1).view(np.uint8).data
+        tensors.append(Tensor(name=name, datatype=datatype, shape=array.shape, data=data))
+    return tuple(tensors)
+
+
+def to_arrays(spec: ModelSpec, outputs: Sequence[bytes | memoryview]) -> dict[str, Array]:
+    """Turn an answer's buffers into named arrays, without a copy."""
+    return {
+        tensor.name: np.frombuffer(data, dtype=tensor.datatype.numpy_name).reshape(tensor.shape)
+        for tensor, data in zip(spec.outputs, outputs, strict=True)
+    }
+
+
+@attrs.define(eq=False)
+class Client:
+    """A tenant's connection to a gateway. Calls may overlap; they share the connection."""
+
+    serving: ServingPort
+    tenant: TenantPort
+    _specs: dict[str, ModelSpec] = attrs.field(factory=dict, init=False)
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        *,
+        slo: str | int,
+        started_ns: int | None = None,
+    ) -> Result:
+        """Ask for one inference, to be answered within the SLO.
+
+        Args:
+            model: Its registered name.
+            inputs: One sample: arrays by name, without a batch dimension.
+            slo: A duration such as ``"100ms"``, or an int of nanoseconds.
+            started_ns: When the SLO began, on `cw.actors.clock.now_ns`; by default now. A load
+                generator gives the scheduled start, so that its own lateness is not forgiven.
+
+        Raises:
+            PeerDisconnected: The gateway is gone; whether the request ran is unknown.
+            PeerSilent: It did not answer within the SLO and a second's grace.
+            RequestInvalid: An input can't be expressed on the wire.
+        """
+        call_ns = now_ns()
+        slo_ns = parse_duration_ns(slo) if isinstance(slo, str) else slo
+        spent_ns = call_ns - started_ns if started_ns is not None else 0
+        if 0 < slo_ns <= spent_ns:
+            return _too_late(slo_ns, spent_ns)
+        call = InferCall(model=model, inputs=to_tensors(inputs), slo_ns=slo_ns - spent_ns)
+        answer: Answer | None = None
+        with trio.move_on_after((max(call.slo_ns, 0) + _GRACE_NS) / SECOND):
+            answer = await self.tenant.infer(call)
+        if answer is None:
+            raise PeerSilent(
+                f"the gateway did not answer within the SLO of {format_ms(call.slo_ns)} "
+                f"and {format_ms(_GRACE_NS)} more"
+            )
+        return await self._result(model, answer)
+
+    async def _result(self, model: str, answer: Answer) -> Result:
+        outputs = None
+        if answer.outputs is not None:
+            spec = self._specs.get(model) or await self._spec(model)
+            try:
+                outputs = to_arrays(spec, answer.outputs)
+            except ValueError:
+                # The model was replaced under this name by one of another shape.
+                outputs = to_arrays(await self._spec(model), answer.outputs)
+        return Result(
+            timing=answer.timing,
+            promised=answer.promised,
+            outputs=outputs,
+            refusal=answer.refusal,
+            failure=answer.failure,
+        )
+
+    async def _spec(self, model: str) -> ModelSpec:
+        spec = (await self.tenant.model_status(model)).spec
+        self._specs[model] = spec
+        return spec
+
+    async def model(self, name: str) -> ModelStatus:
+        """Describe a model: shapes, state, profile; also makes its first `infer` one call short.
+
+        Raises:
+            UnknownModel: There is none of that name.
+        """
+        status = await self.tenant.model_status(name)
+        self._specs[name] = status.spec
+        return status
+
+    async def models(self) -> Sequence[ModelStatus]:
+        """List the models."""
+        return await self.tenant.models()
+
+    async def status(self) -> ClusterStatus:
+        """Describe the cluster."""
+        return await self.tenant.status()
+
+
+def _too_late(slo_ns: int, spent_ns: int) -> Result:
+    message = f"{format_ms(spent_ns)} of the SLO of {format_ms(slo_ns)} had passed before the call"
+    refusal = Refusal(reason=RefusalReason.DEADLINE_TOO_SHORT, message=message)
+    return Result(timing=Timing(total_ns=0), promised=False, refusal=refusal)
+
+
+@asynccontextmanager
+async def connect(
+    address: str, *, key: str = "", link: LinkSettings | None = None
+) -> AsyncIterator[Client]:
+    """Connect to a gateway and log in.
+
+    Args:
+        address: ``tcp:HOST:PORT`` or ``unix:PATH``.
+        key: The tenant's key; empty for the default tenant.
+        link: Bounds on what is in flight.
+
+    Raises:
+        PeerDisconnected: Nothing answers there.
+        AccessDenied: The key opens nothing.
+    """
+    async with connect_serving(address, link or LinkSettings()) as serving:
+        yield Client(serving, await serving.login(key))
+
+
+class BlockingClient:
+    """The same calls for programs without Trio; from any thread, several at a time."""
+
+    def __init__(self, client: Client, token: trio.lowlevel.TrioToken) -> None:
+        """Wrap a client that lives on another thread's event loop."""
+        self._client: Final = client
+        self._token: Final = token
+
+    def infer(self, model: str, inputs: Mapping[str, Array], *, slo: str | int) -> Result:
+        """See `Client.infer`."""
+        call = partial(self._client.infer, model, inputs, slo=slo)
+        return trio.from_thread.run(call, trio_token=self._token)
+
+    def model(self, name: str) -> ModelStatus:
+        """See `Client.model`."""
+        return trio.from_thread.run(self._client.model, name, trio_token=self._token)
+
+    def models(self) -> Sequence[ModelStatus]:
+        """See `Client.models`."""
+        return trio.from_thread.run(self._client.models, trio_token=self._token)
+
+    def status(self) -> ClusterStatus:
+        """See `Client.status`."""
+        return trio.from_thread.run(self._client.status, trio_token=self._token)
+
+
+@contextmanager
+def connect_blocking(address: str, *, key: str = "") -> Iterator[BlockingClient]:
+    """Connect from a program without Trio: an event loop runs on a thread of its own.
+
+    Raises:
+        PeerDisconnected: Nothing answers there.
+        AccessDenied: The key opens nothing.
+    """
+    ready = threading.Event()
+    opened: list[BlockingClient] = []
+    failed: list[BaseException] = []
+    stop: list[trio.Event] = []
+
+    async def serve() -> None:
+        async with connect(address, key=key) as client:
+            stop.append(trio.Event())
+            opened.append(BlockingClient(client, trio.lowlevel.current_trio_token()))
+            ready.set()
+            await stop[0].wait()
+
+    def run() -> None:
+        try:
+            trio.run(serve)
+        except Exception as exc:  # handed to the caller's thread, which raises it
+            failed.append(exc)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run, name="cw-client", daemon=True)
+    thread.start()
+    ready.wait()
+    if not opened:
+        raise failed[0]
+    client = opened[0]
+    try:
+        yield client
+    finally:
+        trio.from_thread.run_sync(stop[0].set, trio_token=client._token)
+        thread.join(timeout=5)

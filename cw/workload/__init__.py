@@ -1,0 +1,1 @@
+"""Load: when requests arrive, who sends them, and what became of them."""
