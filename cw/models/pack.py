@@ -26,6 +26,10 @@ allow-list::
 rest). ``program.state_dict`` holds placeholders without memory and must not be used, nor may
 ``program.module()``, which binds them. Call it under ``torch.inference_mode``.
 
+A module that makes tensors as it runs (``torch.arange``) ties its program to the CPU: their
+nodes have ``device="cpu"`` among their arguments, which a GPU's executor rewrites in
+``program.graph`` after loading. None of the examples does.
+
 Needs torch, so no server imports this.
 """
 

@@ -61,6 +61,8 @@ _OPERATOR: Final = re.compile(
 _FORBIDDEN_OPERATORS: Final = ("torch.ops.aten.from_file.",)
 """Reads any file of the executor's machine."""
 
+_ASSERT_DEVICE: Final = "torch.ops.aten._assert_tensor_metadata.default"
+
 _EXPRESSION: Final = re.compile(
     r"(?:Symbol\('[a-z]{1,4}[0-9]{1,9}'(?:, (?:positive|nonnegative|integer)=True){0,3}\)"
     r"|(?:Integer|Add|Mul|FloorDiv|Mod|Max|Min|CleanDiv)(?=\()|[0-9]{1,19}|[(), -]){1,200}"
@@ -118,7 +120,10 @@ def strip_program(saved: bytes) -> bytes:
     # Guards check what the manifest checks already, and are executed as Python text.
     graph["guards_code"] = []
     graph["graph_module"]["metadata"] = {}
-    for node in graph["graph_module"]["graph"]["nodes"]:
+    nodes = graph["graph_module"]["graph"]["nodes"]
+    # These assert that a tensor is where it was at export: on the CPU.
+    nodes[:] = [node for node in nodes if node["target"] != _ASSERT_DEVICE]
+    for node in nodes:
         node["metadata"] = {}  # stack traces, with the paths of the exporting machine
     members[MODEL_MEMBER] = _dump_json(graph)
     return write_program(members)

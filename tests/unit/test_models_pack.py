@@ -133,6 +133,21 @@ def test_the_program_names_no_path_of_the_machine_that_packed_it(packed):
     assert b"site-packages" not in content
 
 
+class Casting(nn.Module):
+    """Casts, for which torch.export adds an assertion that names the device."""
+
+    def forward(self, x):
+        return (x > 0).to(torch.float32) * x
+
+
+def test_a_program_does_not_insist_on_the_cpu(tmp_path):
+    """Models are packed on machines without a GPU and run on machines with one."""
+    archive = pack(Casting(), name="casting", inputs=FEATURES, out=tmp_path / "casting")
+
+    assert b"as_device" not in archive.program_path.read_bytes()
+    assert run(archive, torch.tensor([[1.0, -1.0, 2.0, -2.0]]))[0].tolist() == [[1, 0, 2, 0]]
+
+
 def test_weights_alone_make_an_archive_of_the_same_program(packed, tmp_path):
     """Hundreds of copies for a benchmark must take seconds, not minutes."""
     module = MLP.build(5)
