@@ -7,7 +7,8 @@ from typing import Final
 import capnp
 import trio
 
-from cw.errors import PeerDisconnected, RemoteFailed
+from cw.errors import PeerDisconnected
+from cw.rpc.peer_errors import error_from_peer
 
 _LIBRARY_PREFIXES: Final = ("remote exception: ", "message = ")
 
@@ -23,6 +24,7 @@ def renamed_errors(peer: str) -> Iterator[None]:
         PeerDisconnected: The connection is gone; redial and ask for the capabilities anew.
         RemoteFailed: The peer's handler raised (its text is ``Type: text``), or the call cannot
             be sent as it is.
+        CwError: Of the type that the peer's handler raised (``peer_errors``).
     """
     try:
         yield
@@ -33,7 +35,7 @@ def renamed_errors(peer: str) -> Iterator[None]:
             raise PeerDisconnected(message) from error
         for prefix in _LIBRARY_PREFIXES:
             text = text.removeprefix(prefix)
-        raise RemoteFailed(f"{peer}: {text}") from error
+        raise error_from_peer(text, peer) from error
 
 
 @asynccontextmanager

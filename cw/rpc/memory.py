@@ -1,0 +1,311 @@
+"""The ports within one process: for tests of actors, and for clusters of one process.
+
+A `MemoryNetwork` joins real actors by address. Messages are handed over by reference, in order in
+each direction, after a delay that is drawn from a seed. A link can be cut or stalled on demand, as
+a peer's death and its SIGSTOP look over a socket. What differs from Cap'n Proto: nothing is
+copied, and a failed assertion of the actor ends the caller, too, since both are one process.
+
+All of it stands still under `trio.testing.MockClock`, so that autojump works.
+"""
+
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Generic, TypeVar
+
+from cw.errors import PeerDisconnected
+from cw.messages import (
+    ActionResult,
+    Answer,
+    BatchInputs,
+    BatchOutputs,
+    CancelSlot,
+    ClusterStatus,
+    ExecutorHello,
+    ExecutorWelcome,
+    GatewayHello,
+    GatewayReport,
+    GatewayWelcome,
+    InferCall,
+    ModelId,
+    ModelSpec,
+    ModelStatus,
+    Notices,
+    Orders,
+    Pong,
+)
+from cw.rpc.kj_errors import open_plain_nursery
+from cw.rpc.memory_link import Direction, End, Link
+from cw.rpc.ports import (
+    AdminPort,
+    ControllerPort,
+    ExecutorPort,
+    ExecutorSession,
+    GatewayPort,
+    GatewaySession,
+    InferencePort,
+    ServingPort,
+    TenantPort,
+    UploadPort,
+)
+from cw.rpc.weights import notices_weight, orders_weight
+
+ActorT = TypeVar("ActorT")
+
+
+class _Port(Generic[ActorT]):
+    """An actor at the other end of a link."""
+
+    def __init__(self, end: End, actor: ActorT) -> None:
+        self._end: Final = end
+        self._actor: Final = actor
+
+    async def wait_closed(self) -> None:
+        """See `Peer.wait_closed`."""
+        await self._end.wait_closed()
+
+    def close(self) -> None:
+        """See `Peer.close`."""
+        self._end.close()
+
+
+class MemoryGateway(_Port[GatewayPort]):
+    """Satisfies `GatewayPort`."""
+
+    def tell(self, notices: Notices) -> None:
+        """See `GatewayPort.tell`."""
+        self._end.tell(lambda: self._actor.tell(notices), notices_weight(notices))
+
+
+class MemoryGatewaySession(_Port[GatewaySession]):
+    """Satisfies `GatewaySession`."""
+
+    def tell(self, reports: Sequence[GatewayReport]) -> None:
+        """See `GatewaySession.tell`."""
+        told = tuple(reports)  # The caller's list may change while this is on its way.
+        self._end.tell(lambda: self._actor.tell(told), len(told))
+
+    async def ping(self, sent_ns: int) -> Pong:
+        """See `GatewaySession.ping`."""
+        return await self._end.ask(lambda: self._actor.ping(sent_ns))
+
+    async def add_model(self, spec: ModelSpec) -> None:
+        """See `GatewaySession.add_model`."""
+        await self._end.ask(lambda: self._actor.add_model(spec))
+
+    async def remove_model(self, model_id: ModelId) -> None:
+        """See `GatewaySession.remove_model`."""
+        await self._end.ask(lambda: self._actor.remove_model(model_id))
+
+    async def model_status(self, model_id: ModelId) -> ModelStatus:
+        """See `GatewaySession.model_status`."""
+        return await self._end.ask(lambda: self._actor.model_status(model_id))
+
+    async def status(self) -> ClusterStatus:
+        """See `GatewaySession.status`."""
+        return await self._end.ask(self._actor.status)
+
+
+class MemoryExecutor(_Port[ExecutorPort]):
+    """Satisfies `ExecutorPort`."""
+
+    def tell(self, orders: Orders) -> None:
+        """See `ExecutorPort.tell`."""
+        self._end.tell(lambda: self._actor.tell(orders), orders_weight(orders))
+
+
+class MemoryExecutorSession(_Port[ExecutorSession]):
+    """Satisfies `ExecutorSession`."""
+
+    def tell(self, results: Sequence[ActionResult]) -> None:
+        """See `ExecutorSession.tell`."""
+        told = tuple(results)
+        self._end.tell(lambda: self._actor.tell(told), len(told))
+
+    async def ping(self, sent_ns: int) -> Pong:
+        """See `ExecutorSession.ping`."""
+        return await self._end.ask(lambda: self._actor.ping(sent_ns))
+
+
+class MemoryController(_Port[ControllerPort]):
+    """Satisfies `ControllerPort`."""
+
+    async def join_gateway(
+        self, hello: GatewayHello, gateway: GatewayPort
+    ) -> tuple[GatewayWelcome, GatewaySession]:
+        """See `ControllerPort.join_gateway`."""
+        seen = MemoryGateway(self._end.reversed(), gateway)
+        welcome, session = await self._end.ask(lambda: self._actor.join_gateway(hello, seen))
+        return welcome, MemoryGatewaySession(self._end, session)
+
+    async def join_executor(
+        self, hello: ExecutorHello, executor: ExecutorPort
+    ) -> tuple[ExecutorWelcome, ExecutorSession]:
+        """See `ControllerPort.join_executor`."""
+        seen = MemoryExecutor(self._end.reversed(), executor)
+        welcome, session = await self._end.ask(lambda: self._actor.join_executor(hello, seen))
+        return welcome, MemoryExecutorSession(self._end, session)
+
+
+class MemoryInference(_Port[InferencePort]):
+    """Satisfies `InferencePort`."""
+
+    async def infer(self, inputs: BatchInputs) -> BatchOutputs:
+        """See `InferencePort.infer`."""
+        return await self._end.ask(lambda: self._actor.infer(inputs))
+
+    def tell(self, cancels: Sequence[CancelSlot]) -> None:
+        """See `InferencePort.tell`."""
+        told = tuple(cancels)
+        self._end.tell(lambda: self._actor.tell(told), len(told))
+
+
+class MemoryServing(_Port[ServingPort]):
+    """Satisfies `ServingPort`."""
+
+    async def login(self, key: str) -> TenantPort:
+        """See `ServingPort.login`."""
+        return MemoryTenant(self._end, await self._end.ask(lambda: self._actor.login(key)))
+
+    async def admin(self, key: str) -> AdminPort:
+        """See `ServingPort.admin`."""
+        return MemoryAdmin(self._end, await self._end.ask(lambda: self._actor.admin(key)))
+
+
+class MemoryTenant(_Port[TenantPort]):
+    """Satisfies `TenantPort`."""
+
+    async def infer(self, call: InferCall) -> Answer:
+        """See `TenantPort.infer`."""
+        return await self._end.ask(lambda: self._actor.infer(call))
+
+    async def models(self) -> Sequence[ModelStatus]:
+        """See `TenantPort.models`."""
+        return await self._end.ask(self._actor.models)
+
+    async def model_status(self, name: str) -> ModelStatus:
+        """See `TenantPort.model_status`."""
+        return await self._end.ask(lambda: self._actor.model_status(name))
+
+    async def status(self) -> ClusterStatus:
+        """See `TenantPort.status`."""
+        return await self._end.ask(self._actor.status)
+
+
+class MemoryAdmin(_Port[AdminPort]):
+    """Satisfies `AdminPort`."""
+
+    async def begin_upload(self) -> UploadPort:
+        """See `AdminPort.begin_upload`."""
+        return MemoryUpload(self._end, await self._end.ask(self._actor.begin_upload))
+
+    async def allow_program(self, program_sha256: str) -> None:
+        """See `AdminPort.allow_program`."""
+        await self._end.ask(lambda: self._actor.allow_program(program_sha256))
+
+    async def remove_model(self, name: str) -> None:
+        """See `AdminPort.remove_model`."""
+        await self._end.ask(lambda: self._actor.remove_model(name))
+
+
+class MemoryUpload(_Port[UploadPort]):
+    """Satisfies `UploadPort`."""
+
+    async def write(self, file: str, data: bytes) -> None:
+        """See `UploadPort.write`."""
+        await self._end.ask(lambda: self._actor.write(file, data))
+
+    async def commit(self) -> ModelSpec:
+        """See `UploadPort.commit`."""
+        return await self._end.ask(self._actor.commit)
+
+    async def discard(self) -> None:
+        """See `UploadPort.discard`."""
+        await self._end.ask(self._actor.discard)
+
+
+class MemoryNetwork:
+    """Actors by address, and the links between them.
+
+    Use it within one Trio run. `connect_controller` and its siblings are what actors dial with.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        delay_ns: tuple[int, int] = (0, 0),
+        max_messages: int = 65536,
+    ) -> None:
+        """Make a network without actors.
+
+        Args:
+            seed: Of the delays: the same seed and the same order of messages give the same ones.
+            delay_ns: Least and most that anything travels for, each way.
+            max_messages: How many told messages may be on their way through one port.
+        """
+        self._random: Final = random.Random(seed)
+        self._delay_ns: Final = delay_ns
+        self._max_messages: Final = max_messages
+        self._actors: dict[str, Any] = {}
+        self._links: dict[str, list[Link]] = {}
+
+    def serve(self, address: str, actor: ControllerPort | InferencePort | ServingPort) -> None:
+        """Have whoever dials `address` reach `actor`; instead of an earlier one, if any."""
+        self._actors[address] = actor
+
+    def withdraw(self, address: str) -> None:
+        """Serve nobody at `address` any more, and cut the links to it: its process died."""
+        self._actors.pop(address, None)
+        self.cut(address)
+
+    def cut(self, address: str) -> None:
+        """Cut all links to `address`; dialling it again makes a new one."""
+        for link in self._links.pop(address, []):
+            link.cut()
+
+    def stall(self, address: str) -> None:
+        """Let nothing more through on the links to `address`, which stay open: it was stopped."""
+        for link in self._links.get(address, []):
+            link.there.stall()
+            link.back.stall()
+
+    @asynccontextmanager
+    async def connect_controller(self, address: str) -> AsyncIterator[ControllerPort]:
+        """Dial a controller; see `client.connect_controller`."""
+        async with self._dialled(address) as end:
+            yield MemoryController(end, self._actors[address])
+
+    @asynccontextmanager
+    async def connect_executor(self, address: str) -> AsyncIterator[InferencePort]:
+        """Dial an executor's data side; see `client.connect_executor`."""
+        async with self._dialled(address) as end:
+            yield MemoryInference(end, self._actors[address])
+
+    @asynccontextmanager
+    async def connect_serving(self, address: str) -> AsyncIterator[ServingPort]:
+        """Dial a gateway's front door; see `client.connect_serving`."""
+        async with self._dialled(address) as end:
+            yield MemoryServing(end, self._actors[address])
+
+    @asynccontextmanager
+    async def _dialled(self, address: str) -> AsyncIterator[End]:
+        if address not in self._actors:
+            raise PeerDisconnected(f"cannot connect to {address}: nobody serves it")
+        there, back = Direction(self._draw_ns), Direction(self._draw_ns)
+        link = Link(peer=address, there=there, back=back, max_messages=self._max_messages)
+        links = self._links.setdefault(address, [])
+        links.append(link)
+        try:
+            async with open_plain_nursery() as nursery:
+                nursery.start_soon(there.run)
+                nursery.start_soon(back.run)
+                yield End(link, there, back)
+                nursery.cancel_scope.cancel()
+        finally:
+            link.cut()
+            if link in links:
+                links.remove(link)
+
+    def _draw_ns(self) -> int:
+        return self._random.randint(*self._delay_ns)

@@ -1,0 +1,133 @@
+"""Serving: an actor's front door at an address, until cancelled.
+
+An address is ``tcp:HOST:PORT`` (port 0 for any free one), ``unix:PATH``, or ``fd:N`` for a
+listening socket that was inherited from whoever started this process: the supervisor can hold it
+open over a restart, so that dialling never fails in between.
+"""
+
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+import trio
+
+from cw.config import LinkSettings
+from cw.errors import ConfigError
+from cw.rpc.client import flow_limits
+from cw.rpc.kj_connection import KjConnection, listen, serve
+from cw.rpc.kj_shared import shared_kj
+from cw.rpc.links.controller import ControllerGate
+from cw.rpc.links.executor import InferenceGate
+from cw.rpc.links.serving import ServingGate
+from cw.rpc.ports import ControllerPort, InferencePort, ServingPort
+
+MAX_CLIENTS: Final = 4096
+"""Connections of clients that one gateway serves at a time; further ones wait in the backlog."""
+
+MAX_PEERS: Final = 4096
+"""Likewise of gateways and executors; the paper's scale is hundreds."""
+
+
+async def serve_controller(
+    address: str,
+    controller: ControllerPort,
+    link: LinkSettings,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Let gateways and executors join `controller`.
+
+    Args:
+        address: Where to listen; see the module's docstring.
+        controller: The actor. It must be running when the first peer joins.
+        link: Bounds of each connection.
+        task_status: Started with the address to dial, as soon as dialling succeeds.
+
+    Raises:
+        ConfigError: The address cannot be read.
+        OSError: It is taken, or may not be bound.
+    """
+    await _serve(
+        address, lambda it: controller_gate(controller, it, link), link, MAX_PEERS, task_status
+    )
+
+
+async def serve_executor(
+    address: str,
+    executor: InferencePort,
+    link: LinkSettings,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Let gateways bring inputs to `executor`; the rest as with `serve_controller`."""
+    await _serve(
+        address, lambda it: inference_gate(executor, it, link), link, MAX_PEERS, task_status
+    )
+
+
+async def serve_gateway(
+    address: str,
+    serving: ServingPort,
+    link: LinkSettings,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Let clients knock at `serving`; the rest as with `serve_controller`."""
+    await _serve(
+        address, lambda it: serving_gate(serving, it, link), link, MAX_CLIENTS, task_status
+    )
+
+
+def controller_gate(controller: ControllerPort, link: KjConnection, settings: LinkSettings) -> Any:
+    """Make the capability that a peer of a controller gets first."""
+    return ControllerGate(controller, link, max_messages=settings.outbox_messages)
+
+
+def inference_gate(executor: InferencePort, link: KjConnection, _: LinkSettings) -> Any:
+    """Make the capability that a gateway gets first from an executor."""
+    return InferenceGate(executor, link)
+
+
+def serving_gate(serving: ServingPort, link: KjConnection, _: LinkSettings) -> Any:
+    """Make the capability that a client gets first."""
+    return ServingGate(serving, link)
+
+
+async def _serve(
+    address: str,
+    make_bootstrap: Callable[[KjConnection], Any],
+    link: LinkSettings,
+    max_connections: int,
+    task_status: trio.TaskStatus[str],
+) -> None:
+    async with shared_kj():
+        await serve(
+            listen_at(address),
+            make_bootstrap,
+            flow_limits(link),
+            max_connections=max_connections,
+            task_status=task_status,
+        )
+
+
+def listen_at(address: str) -> trio.socket.SocketType:
+    """Listen at an address, or take over an inherited socket that listens already.
+
+    Raises:
+        ConfigError: The address cannot be read, or its descriptor is no listening socket.
+        OSError: The address is taken, or may not be bound.
+    """
+    kind, _, number = address.partition(":")
+    if kind != "fd":
+        return listen(address)
+    if not number.isdecimal():
+        raise ConfigError(f"address {address!r}: expected fd:N with N an open file descriptor")
+    try:
+        sock = socket.socket(fileno=int(number))
+    except OSError as error:
+        raise ConfigError(f"address {address!r}: expected an inherited socket: {error}") from error
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.detach()
+        raise ConfigError(f"address {address!r}: expected a socket that listens; this one does not")
+    sock.setblocking(False)
+    return trio.socket.from_stdlib_socket(sock)
