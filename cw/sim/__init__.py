@@ -1,0 +1,1 @@
+"""The simulator: the scheduler of production in a seeded world, in virtual time."""
