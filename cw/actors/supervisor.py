@@ -138,6 +138,7 @@ class Supervisor:
         while True:
             child = self.children[spec.name]
             code = await child.process.wait()
+            await _close_pipes(child.process)
             logger.warning("died child=%s pid=%d status=%d", spec.name, child.process.pid, code)
             deaths.append(now_ns())
             if len(deaths) == deaths.maxlen and deaths[-1] - deaths[0] < self.policy.period_ns:
@@ -167,6 +168,8 @@ class Supervisor:
                     logger.warning("killed child=%s pid=%d", child.spec.name, child.process.pid)
                     child.process.kill()
                     await child.process.wait()
+            for child in self.children.values():
+                await _close_pipes(child.process)
 
 
 async def _first_line(process: trio.Process) -> bytes:
@@ -179,6 +182,12 @@ async def _first_line(process: trio.Process) -> bytes:
             return b""
         line += some
     return line
+
+
+async def _close_pipes(process: trio.Process) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            await pipe.aclose()
 
 
 def _failed(spec: ChildSpec, what: str) -> ChildFailed:
