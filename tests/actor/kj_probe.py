@@ -9,6 +9,7 @@ from pathlib import Path
 
 import capnp
 import trio
+import trio.lowlevel
 
 from cw.rpc.kj_calls import call_alive, detached, served
 from cw.rpc.kj_connection import KjConnection, connect, listen, open_connection, serve
@@ -66,7 +67,7 @@ class Probe(schema.Probe.Server):
         raise ValueError(ctx.params.text) from KeyError("a cause that stays at home")
 
     async def waitTooEarly_context(self, ctx):  # noqa: N802
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
 
     async def counts_context(self, ctx):
         results = ctx.results

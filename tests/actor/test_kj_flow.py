@@ -157,7 +157,7 @@ async def test_answers_that_nobody_reads_are_open_too():
         sent = 0
         await deaf.send_all(bootstrap_message(0))
         with trio.move_on_after(1):
-            for sent in range(1, 1000):  # noqa: B007
+            for sent in range(1, 1000):
                 await deaf.send_all(call_message(sent, "echo", data=data))
 
         assert 10 < sent < 200, "sending never got stuck"
@@ -182,15 +182,40 @@ async def test_a_client_that_never_finishes_its_answers_is_cut_off():
 
 async def test_cancels_leave_nothing_open_nor_unfinished(autojump_clock):
     """A cancelled call's Finish comes before its Return; both accounts must close."""
-    limits = FlowLimits(max_unfinished_answers=20)
-    async with in_memory(limits) as (probe, connection, server):
-        for _ in range(50):
-            with trio.move_on_after(0.01):
-                await probe.nap(60_000, b"x")
+    async with in_memory(FlowLimits(max_unfinished_answers=20)) as (probe, connection, server):
+        with trio.move_on_after(1):
+            async with trio.open_nursery() as nursery:
+                for _ in range(50):
+                    nursery.start_soon(nap_for_a_minute, probe)
+        await probe.echo(b"x")
         await trio.testing.wait_all_tasks_blocked()
 
-        assert connection.is_open
+        assert (server.begun, server.cancelled) == (50, 50)
         assert (server.connection.open_calls, server.connection.open_bytes) == (0, 0)
+        assert connection.is_open
+
+
+async def nap_for_a_minute(probe):
+    await probe.nap(60_000, b"x")
+
+
+async def test_a_call_cancelled_before_its_task_began_goes_no_further():
+    """Its Finish came in the same bytes: past detached() there is no memory left to work on."""
+    async with served_here() as (address, made):
+        client = await dial_raw(address)
+        call = call_message(1, "nap", milliseconds=60_000)
+        await client.send_all(bootstrap_message(0) + call + finish_message(1))
+        await until(lambda: made and made[0].begun and not made[0].connection.open_calls)
+        await trio.aclose_forcefully(client)
+        await until(lambda: not made[0].connection.is_open)
+
+        assert (made[0].begun, made[0].cancelled) == (1, 0)
+
+
+def finish_message(question):
+    message = rpc.Message.new_message()
+    message.init("finish").questionId = question
+    return message.to_bytes()
 
 
 async def test_a_throttled_client_that_vanishes_is_noticed():
@@ -204,7 +229,7 @@ async def test_a_throttled_client_that_vanishes_is_noticed():
 
 
 async def test_callers_wait_in_line_for_a_slot(autojump_clock):
-    """The client's own bound: never more open, first come first served, a cancel leaves the line."""
+    """The client's own bound: never more open, first come first served, a cancel steps out."""
     async with in_memory(FlowLimits(max_open_calls=2)) as (probe, connection, server):
         order = []
 
