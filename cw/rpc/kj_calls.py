@@ -32,6 +32,7 @@ What one call costs with and without a Trio task: see ``kj_loop``.
 import logging
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import closing, nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -271,8 +272,9 @@ def served(
     async def handler(gate: _GateT, ctx: Any) -> None:
         reply = perform(gate, read(ctx.params))
         if isinstance(reply, Awaitable):
-            await detached()
-            reply = await reply
+            with closing(reply) if isinstance(reply, Coroutine) else nullcontext():
+                await detached()  # The call may end here: a coroutine must not be left unbegun.
+                reply = await reply
             if not call_alive():
                 return
         if write is not None:

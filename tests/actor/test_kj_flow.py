@@ -203,8 +203,9 @@ async def test_a_call_cancelled_before_its_task_began_goes_no_further():
     """Its Finish came in the same bytes: past detached() there is no memory left to work on."""
     async with served_here() as (address, made):
         client = await dial_raw(address)
-        call = call_message(1, "nap", milliseconds=60_000)
-        await client.send_all(bootstrap_message(0) + call + finish_message(1))
+        nap = call_message(1, "nap", milliseconds=60_000) + finish_message(1)
+        echo = call_message(2, "echoLater", data=b"x") + finish_message(2)  # One of `served`.
+        await client.send_all(bootstrap_message(0) + nap + echo)
         await until(lambda: made and made[0].begun and not made[0].connection.open_calls)
         await trio.aclose_forcefully(client)
         await until(lambda: not made[0].connection.is_open)
