@@ -1,0 +1,239 @@
+"""The CPU device: `Device` on host memory and torch, everything it does on one thread.
+
+PREPARE does whatever can be done ahead: the program is loaded and shared, the model's addresses are
+reserved, a tensor is bound to each weight's place, the image is mapped and read. What is left for a
+LOAD is to move pages and copy once, for an INFER to write the inputs, call and copy the outputs.
+The first runs after a PREPARE are slow (torch's own caches): probes are for that.
+"""
+
+import gc
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Self, TypeVar
+
+import attrs
+import torch
+
+from cw.devices.cpu import address_space
+from cw.devices.cpu.lane import CpuLane, Measured
+from cw.devices.cpu.pages import PageMemory, PageRange
+from cw.devices.cpu.program import CpuProgram, OutputReader, bind_weights, load_program
+from cw.devices.device import DeviceReport, InferReport, Tensors
+from cw.devices.fitting import check_fit, read_program, read_weights
+from cw.devices.page_claims import PageClaims
+from cw.errors import DeviceFault
+from cw.messages import DeviceDescription, ModelId, ModelSpec
+
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Prepared:
+    """A model as PREPARE left it."""
+
+    spec: ModelSpec
+    program: CpuProgram
+    range: PageRange
+    weights: tuple[torch.Tensor, ...]
+    reader: OutputReader
+    file_address: int
+    file_bytes: int
+    image_address: int
+
+
+class CpuDevice:
+    """Real inference on the CPU. Made by `open`, inside a Trio run on a real clock."""
+
+    def __init__(self, lane: CpuLane, memory: PageMemory, description: DeviceDescription) -> None:
+        self._lane: Final = lane
+        self._memory: Final = memory
+        self._description: Final = description
+        self._claims: Final = PageClaims(memory.pages_total)
+        self._models: Final[dict[ModelId, _Prepared]] = {}
+        self._programs: Final[dict[str, CpuProgram]] = {}
+
+    @classmethod
+    async def open(
+        cls,
+        *,
+        pages_total: int,
+        threads: int = 1,
+        cores: Sequence[int] = (),
+        switch_interval_s: float = 5e-5,
+    ) -> Self:
+        """Start the thread and find the memory: about 0.1 s per GiB, more on a fresh machine.
+
+        Args:
+            pages_total: Pages of 16 MiB for weights.
+            threads: Torch's threads for one operator.
+            cores: Processors that the device's thread is kept on; empty means any.
+            switch_interval_s: Python's thread switch interval, for as long as the device lives.
+
+        Raises:
+            ConfigError: The machine has not enough memory, or too old a kernel.
+        """
+        lane = CpuLane(threads=threads, cores=cores, switch_interval_s=switch_interval_s)
+
+        def start() -> tuple[PageMemory, int]:
+            memory = PageMemory(pages_total)
+            _settle_garbage()
+            return memory, memory.measure_load()
+
+        try:
+            memory, load_bytes_per_second = (await lane.run(start)).value
+        except BaseException:
+            await lane.aclose()
+            raise
+        description = DeviceDescription(
+            kind="cpu",
+            name=_processor_name(threads),
+            pages_total=pages_total,
+            shared_lanes=True,
+            load_bytes_per_second=load_bytes_per_second,
+        )
+        return cls(lane, memory, description)
+
+    def describe(self) -> DeviceDescription:
+        """Say what processor this is, and how fast it copied a page at the start."""
+        return self._description
+
+    async def prepare(self, model: ModelSpec, program: Path, weights: Path) -> DeviceReport:
+        """Load the program if it is new, bind the weights, map and read the image."""
+        if self._claims.knows(model.model_id):
+            return (await self._lane.run(lambda: None)).report
+        measured = await self._run(lambda: self._prepare(model, program, weights))
+        self._models[model.model_id] = measured.value
+        self._claims.admit(model.model_id)
+        return measured.report
+
+    async def load(self, model_id: ModelId, pages: Sequence[int]) -> DeviceReport:
+        """Move the pages to the model's addresses and copy the image once."""
+        model = self._models[model_id]
+        pages = self._claims.claim(model_id, pages, model.spec.pages)
+
+        def load() -> None:
+            model.range.map(pages)
+            address_space.copy(model.range.address, model.image_address, model.spec.image_bytes)
+
+        return (await self._run(load)).report
+
+    async def unload(self, model_id: ModelId) -> None:
+        """Move the pages home; from now on an access to the weights is a fault."""
+        model = self._models[model_id]
+        await self._run(model.range.unmap)
+        self._claims.release(model_id)
+
+    async def infer(
+        self, model_id: ModelId, batch_size: int, inputs: Sequence[Tensors]
+    ) -> InferReport:
+        """Compute one batch.
+
+        Raises:
+            RequestInvalid: The program refuses these inputs; the device is well.
+            ArchiveInvalid: A probe failed, or the outputs are not those of the model's spec.
+        """
+        model = self._models[model_id]
+        assert self._claims.is_resident(model_id), f"INFER of model {model_id}, not resident"
+        assert batch_size in model.spec.batch_sizes, f"{batch_size}: {model.spec.batch_sizes}"
+        assert len(inputs) <= batch_size, f"{len(inputs)} inputs in a batch of {batch_size}"
+
+        def infer() -> tuple[Tensors, ...]:
+            outputs = model.program.run(model.weights, batch_size, inputs)
+            return model.reader.read(outputs, batch_size, len(inputs))
+
+        measured = await self._run(infer)
+        report = measured.report
+        return InferReport(
+            start_ns=report.start_ns,
+            end_ns=report.end_ns,
+            device_ns=report.device_ns,
+            running_ns=report.running_ns,
+            outputs=measured.value,
+        )
+
+    async def forget(self, model_id: ModelId) -> None:
+        """Drop a model's tensors, addresses and image, and its program with the last model."""
+        self._claims.dismiss(model_id)
+        await self._run(lambda: self._forget(model_id))
+
+    async def aclose(self) -> None:
+        """Stop the thread, then free all memory. Closing twice is allowed."""
+        await self._lane.aclose()
+        # No thread runs any more, so nothing looks at this memory while it goes.
+        for model_id, model in list(self._models.items()):
+            if model.range.mapped:
+                model.range.unmap()
+            self._forget(model_id)
+        self._memory.close()
+
+    async def _run(self, work: Callable[[], T]) -> Measured[T]:
+        """Do work on the device's thread.
+
+        Raises:
+            DeviceFault: The system refused memory or addresses.
+        """
+        try:
+            return await self._lane.run(work)
+        except (OSError, MemoryError) as exc:
+            raise DeviceFault(
+                f"cpu device: {exc}; expected room for {len(self._models)} models: raise "
+                "vm.max_map_count or lower [executor] gpu_memory, and start again"
+            ) from exc
+
+    def _prepare(self, model: ModelSpec, program_path: Path, weights: Path) -> _Prepared:
+        program = self._programs.get(model.program_sha256)
+        is_new = program is None
+        layout = read_weights(weights)
+        if program is None:
+            checked = read_program(model, program_path)
+            check_fit(model, checked.signature, layout)
+            program = load_program(checked, model.inputs)
+        else:
+            check_fit(model, program.signature, layout)
+        file_bytes = layout.data_start + layout.image_bytes
+        file_address = address_space.map_file(weights, file_bytes)
+        page_range = self._memory.reserve(model.pages)
+        program.buffers.grow(model.batch_sizes)
+        program.models += 1
+        self._programs[model.program_sha256] = program
+        prepared = _Prepared(
+            spec=model,
+            program=program,
+            range=page_range,
+            weights=bind_weights(program.signature, layout, page_range.address),
+            reader=OutputReader(model),
+            file_address=file_address,
+            file_bytes=file_bytes,
+            image_address=file_address + layout.data_start,
+        )
+        if is_new:
+            _settle_garbage()
+        return prepared
+
+    def _forget(self, model_id: ModelId) -> None:
+        model = self._models.pop(model_id)
+        model.program.models -= 1
+        if model.program.models == 0:
+            del self._programs[model.spec.program_sha256]
+        page_range, file_address, file_bytes = model.range, model.file_address, model.file_bytes
+        del model  # its tensors first, then the addresses that they look at
+        page_range.release()
+        address_space.release(file_address, file_bytes)
+
+
+def _settle_garbage() -> None:
+    """Collect now, in a PREPARE, and never look again at what survived.
+
+    A full collection beside an INFER would stop it for as long as all of torch takes to walk.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def _processor_name(threads: int) -> str:
+    """Name the processor in letters that a file may have, e.g. ``AMD-EPYC.1-thread``."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        names = [line.split(":", 1)[1] for line in file if line.startswith("model name")]
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", names[0].strip() if names else "cpu").strip("-.")
+    return f"{name}.{threads}-thread"
