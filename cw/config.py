@@ -108,6 +108,8 @@ class ExecutorSettings:
     max_queued_actions: int = 4096
     max_waiting_input_bytes: int = 512 * MiB
     """Inputs that came before their action; more are refused and the gateway asks again."""
+    max_kept_output_bytes: int = 256 * MiB
+    """Outputs kept for a call that is asked again; the oldest give way to newer ones."""
     switch_interval_s: float = 5e-5
     """Python's thread switch interval: at the default 5 ms a waking lane waits that long."""
 
