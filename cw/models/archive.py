@@ -21,7 +21,7 @@ import attrs
 from cw.errors import ArchiveInvalid
 from cw.models.files import open_regular
 from cw.models.image import MAX_FILE_BYTES, ImageLayout, read_layout
-from cw.models.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from cw.models.manifest import MAX_MANIFEST_BYTES, Manifest, dump_manifest, parse_manifest
 from cw.models.program import MAX_PROGRAM_BYTES, check_program
 from cw.models.program_signature import (
     ProgramSignature,
@@ -124,6 +124,11 @@ def read_manifest(folder: Path) -> Manifest:
         return parse_manifest(content.decode("utf-8"))
     except UnicodeDecodeError as exc:
         raise ArchiveInvalid(f"{MANIFEST_FILE}: expected UTF-8: {exc}") from exc
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``model.toml`` into a folder that is being made."""
+    (folder / MANIFEST_FILE).write_text(dump_manifest(manifest), "utf-8")
 
 
 def open_checked(path: Path) -> BufferedReader:

@@ -39,7 +39,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import attrs
 import numpy as np
@@ -48,21 +48,26 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from cw.errors import ArchiveInvalid
-from cw.messages import Datatype, TensorSpec
+from cw.messages import TensorSpec
 from cw.models.archive import (
-    MANIFEST_FILE,
     PROGRAM_FILE,
     WEIGHTS_FILE,
     Archive,
     make_archive,
     read_manifest,
     verify_archive,
+    write_manifest,
 )
 from cw.models.image import ImageLayout, TensorPlace, WeightsImage
 from cw.models.image_writer import ImagePlan, plan_image, write_image
-from cw.models.manifest import Manifest, check_name, dump_manifest
+from cw.models.manifest import Manifest, check_name
 from cw.models.program import check_program, strip_program
-from cw.models.program_signature import ProgramSignature, check_weights, read_signature
+from cw.models.program_signature import (
+    ProgramSignature,
+    check_weights,
+    name_outputs,
+    read_signature,
+)
 
 Sample = Callable[[int], tuple[torch.Tensor, ...]]
 """Makes inputs for a batch size: one ``datatype[batch, *shape]`` for each input."""
@@ -90,12 +95,12 @@ _RELATIVE_ERROR_MAX: Final = 1e-2
 """More than this between a sample alone and in a batch is no rounding: rows depend on others."""
 
 _STATED_ERROR_MIN: Final = 1e-4
-"""Relative to the largest output; the least tolerance stated. One CPU's kernels differ by 1e-7
-to 3e-6 between batch sizes; this leaves room for those of other CPUs and devices."""
+"""The least tolerance stated. One CPU's kernels differ by 1e-7 to 3e-6 between batch sizes; this
+leaves room for those of other CPUs and devices."""
 
 
 def pack(
-    module: nn.Module,
+    source: nn.Module | ExportedProgram,
     *,
     name: str,
     inputs: Sequence[TensorSpec],
@@ -105,13 +110,13 @@ def pack(
     description: str = "",
     sample: Sample | None = None,
 ) -> Archive:
-    """Export ``module``, write its archive, and prove that the archive computes the same.
+    """Export a module, write its archive, and prove that the archive computes the same.
 
     Args:
-        module: On the CPU; put into eval mode. Takes the inputs as positional tensors
-            ``datatype[batch, *shape]`` and returns a tensor, or a tuple of tensors, whose first
-            dimension is the batch. Must not change its weights or inputs, and a sample's output
-            must not depend on the others of its batch.
+        source: A module on the CPU, which is put into eval mode, or an export of one. It takes
+            the inputs as positional tensors ``datatype[batch, *shape]`` and returns a tensor,
+            or a tuple of tensors, whose first dimension is the batch. It must not change its
+            weights or inputs, and a sample's output must not depend on the rest of its batch.
         name: The model's name.
         inputs: One sample's shapes, without the batch.
         out: The folder to make; must not exist.
@@ -132,18 +137,18 @@ def pack(
     """
     check_name(name)
     make_sample = sample or _random_sample(inputs)
-    exported = _export(module.eval(), make_sample, inputs, max(batch_sizes))
-    saved = io.BytesIO()
-    torch.export.save(exported, saved)
-    program = strip_program(saved.getvalue())
-    signature = read_signature(check_program(program))
+    if isinstance(source, ExportedProgram):
+        exported, module = source, cast("nn.Module", source.module())
+    else:
+        exported, module = _export(source, make_sample, inputs, max(batch_sizes)), source
+    program, signature = _strip(exported, max(batch_sizes))
     tensors = _named_tensors(exported, signature)
-    plan = plan_for(signature)
+    plan = _plan(signature)
 
     def fill(folder: Path) -> None:
         (folder / PROGRAM_FILE).write_bytes(program)
         digest = write_image(folder / WEIGHTS_FILE, plan, tensors)
-        _write_manifest(
+        write_manifest(
             folder,
             Manifest(
                 name=name,
@@ -152,7 +157,7 @@ def pack(
                 weights_sha256=digest,
                 image_bytes=plan.layout.image_bytes,
                 inputs=tuple(inputs),
-                outputs=_output_specs(signature, output_names),
+                outputs=name_outputs(signature, output_names),
                 batch_sizes=tuple(batch_sizes),
                 tolerance=_prove(module, folder, signature, make_sample, batch_sizes),
             ),
@@ -168,7 +173,8 @@ def pack_weights(
     """Write a further weight set for the program of an archive, without exporting again.
 
     Neither the program nor the weights are run or read back, so this takes little more than
-    writing the file. The tolerance is the template's.
+    writing the file. The tolerance is the template's: it is relative, and depends on
+    the architecture more than on the weights.
 
     Args:
         template: Any archive of the same architecture. Its program is linked, not copied,
@@ -187,7 +193,7 @@ def pack_weights(
         OSError: ``out`` exists or cannot be written.
     """
     check_name(name)
-    plan = plan_for(template.signature)
+    plan = _plan(template.signature)
     check_weights(template.signature, _layout_of(state_dict, template.layout))
     manifest = template.manifest
 
@@ -205,7 +211,7 @@ def pack_weights(
             }
         tensors.update({key: _tensor_bytes(value) for key, value in state_dict.items()})
         digest = write_image(folder / WEIGHTS_FILE, plan, tensors)
-        _write_manifest(folder, attrs.evolve(manifest, name=name, weights_sha256=digest))
+        write_manifest(folder, attrs.evolve(manifest, name=name, weights_sha256=digest))
 
     make_archive(out, fill)
     return Archive(
@@ -216,9 +222,19 @@ def pack_weights(
     )
 
 
-def plan_for(signature: ProgramSignature) -> ImagePlan:
-    """Lay out the image of a program's weights, in the order in which it takes them."""
-    return plan_image((weight.name, weight.datatype, weight.shape) for weight in signature.weights)
+def load_export(path: Path) -> ExportedProgram:
+    """Read what ``torch.export.save`` wrote, for ``pack``.
+
+    Loading runs what the file says: it must be one's own, or come from someone trusted.
+
+    Raises:
+        ArchiveInvalid: torch cannot load it.
+    """
+    try:
+        return torch.export.load(path)
+    # torch raises whatever its parsers do; its words are all there is to say.
+    except Exception as exc:
+        raise ArchiveInvalid(f"{path}: expected a file of torch.export.save: {exc}") from exc
 
 
 # --- export
@@ -238,18 +254,35 @@ def _export(
         dimension = torch.export.Dim("batch", min=1, max=batch_max)
         dynamic_shapes = tuple({0: dimension} for _ in inputs)
     try:
-        exported = torch.export.export(module, sample(batch), dynamic_shapes=dynamic_shapes)
-    # torch raises a dozen unrelated types, of which most are RuntimeError or ValueError; what
-    # they say of the module's code is what its author needs.
+        return torch.export.export(module.eval(), sample(batch), dynamic_shapes=dynamic_shapes)
+    # torch raises a dozen unrelated types; what they say of the module is what its author needs.
     except Exception as exc:
         raise ArchiveInvalid(
             f"{type(module).__name__} cannot be exported with a batch of 1 to {batch_max}; make "
             f"its forward() a function of tensors that treats the batch alike at every size: {exc}"
         ) from exc
-    return exported
+
+
+def _strip(exported: ExportedProgram, batch_max: int) -> tuple[bytes, ProgramSignature]:
+    """Serialise a program without its weights, and read it as a stranger would."""
+    saved = io.BytesIO()
+    torch.export.save(exported, saved)
+    program = strip_program(saved.getvalue())
+    signature = read_signature(check_program(program))
+    if signature.batch_max < batch_max:
+        raise ArchiveInvalid(
+            f"expected an export for batches of up to {batch_max}, got one for up to "
+            f"{signature.batch_max}: export it with a larger Dim, or give smaller batch_sizes"
+        )
+    return program, signature
 
 
 # --- bytes
+
+
+def _plan(signature: ProgramSignature) -> ImagePlan:
+    """Lay the weights out in the order in which the program takes them."""
+    return plan_image((weight.name, weight.datatype, weight.shape) for weight in signature.weights)
 
 
 def _named_tensors(exported: ExportedProgram, signature: ProgramSignature) -> dict[str, memoryview]:
@@ -273,22 +306,6 @@ def _layout_of(state_dict: Mapping[str, torch.Tensor], base: ImageLayout) -> Ima
             shape=tuple(tensor.shape),
         )
     return attrs.evolve(base, tensors=places)
-
-
-def _output_specs(signature: ProgramSignature, names: Sequence[str]) -> tuple[TensorSpec, ...]:
-    if len(names) != len(signature.outputs):
-        raise ArchiveInvalid(
-            f"expected {len(signature.outputs)} output_names, one per tensor returned, "
-            f"got {list(names)}"
-        )
-    return tuple(
-        TensorSpec(name=name, datatype=Datatype(output.datatype), shape=output.shape)
-        for name, output in zip(names, signature.outputs, strict=True)
-    )
-
-
-def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    (folder / MANIFEST_FILE).write_text(dump_manifest(manifest), "utf-8")
 
 
 # --- proof
@@ -317,12 +334,12 @@ def _prove(
     signature: ProgramSignature,
     sample: Sample,
     batch_sizes: Sequence[int],
-) -> tuple[float, ...]:
+) -> float:
     """Run the packed program on the packed weights, and compare it with the module.
 
     Returns:
-        For each batch size the tolerance to state: the largest absolute difference found
-        between a sample in that batch and the same sample alone in the module, with a margin.
+        The tolerance to state: the largest relative difference found between a sample in a
+        batch and the same sample alone in the module, with a margin.
     """
     program = torch.export.load(folder / PROGRAM_FILE)
     with WeightsImage(folder / WEIGHTS_FILE) as image:
@@ -330,17 +347,16 @@ def _prove(
         before = torch.from_numpy(np.frombuffer(image.data, np.uint8).copy())
     arena = before.clone()
     views = [_view(arena, layout.tensors[weight.name]) for weight in signature.weights]
-    tolerance = []
+    worst = 0.0
     with torch.inference_mode():
         for batch in batch_sizes:
             given = sample(batch)
             kept = [tensor.clone() for tensor in given]
-            arguments = _flat(signature, views, given)
-            outputs = program.graph_module(*arguments)
+            outputs = program.graph_module(*_flat(signature, views, given))
             if not all(map(torch.equal, given, kept)) or not torch.equal(arena, before):
                 raise ArchiveInvalid("the module changes its weights or its inputs as it runs")
-            tolerance.append(_compare(module, kept, outputs, batch))
-    return tuple(tolerance)
+            worst = max(worst, _compare(module, kept, outputs, batch))
+    return float(f"{max(8 * worst, _STATED_ERROR_MIN):.1e}")
 
 
 def _flat(
@@ -361,23 +377,23 @@ def _compare(
     outputs: Sequence[torch.Tensor],
     batch: int,
 ) -> float:
-    """Compare three rows of a batch with the module's own answers to each alone."""
-    worst, scale = 0.0, 0.0
+    """Compare three rows of a batch with the module's own answers to each alone, relatively."""
+    worst = 0.0
     for row in sorted({0, batch // 2, batch - 1}):
         alone = module(*(tensor[row : row + 1] for tensor in given))
         expected = (alone,) if isinstance(alone, torch.Tensor) else tuple(alone)
         for output, reference in zip(outputs, expected, strict=True):
             if output.shape[0] != batch:
                 raise ArchiveInvalid(f"expected outputs of batch {batch}, got {output.shape}")
-            difference = (output[row].double() - reference[0].double()).abs()
-            worst = max(worst, difference.max().item() if difference.numel() else 0.0)
-            scale = max(scale, reference.double().abs().max().item())
-    # Written so that NaN fails.
-    if not worst <= _RELATIVE_ERROR_MAX * scale:
-        raise ArchiveInvalid(
-            f"a sample's output in a batch of {batch} differs by {worst:g} from the module's "
-            f"answer to it alone (largest output {scale:g}). Either samples of a batch depend on "
-            "one another, or the module gives no finite numbers for random inputs: pass `sample`"
-        )
-    stated = max(8 * worst, _STATED_ERROR_MIN * scale)
-    return float(f"{stated:.1e}")
+            error = (output[row].double() - reference[0].double()).abs().max().item()
+            scale = reference.double().abs().max().item()
+            # Written so that NaN fails.
+            if not error <= _RELATIVE_ERROR_MAX * scale:
+                raise ArchiveInvalid(
+                    f"a sample's output in a batch of {batch} differs by {error:g} from the "
+                    f"module's answer to it alone (largest element {scale:g}). Either samples of "
+                    "a batch depend on one another, or the module gives no finite numbers for "
+                    "random inputs: pass `sample`"
+                )
+            worst = max(worst, error / scale if scale else 0.0)
+    return worst

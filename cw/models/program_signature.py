@@ -4,14 +4,14 @@ With this a weights file that does not fit its program, or a manifest that promi
 shapes, is refused at upload, by a process that has no torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
 
 from cw.errors import ArchiveInvalid
-from cw.messages import TensorSpec
+from cw.messages import Datatype, TensorSpec
 from cw.models.image import ImageLayout
 from cw.models.manifest import Manifest
 
@@ -209,6 +209,30 @@ def check_manifest(signature: ProgramSignature, manifest: Manifest) -> None:
             f"program: expected batches of up to {manifest.batch_sizes[-1]}, as the manifest "
             f"says, but it was exported for up to {signature.batch_max}"
         )
+
+
+def name_outputs(signature: ProgramSignature, names: Sequence[str]) -> tuple[TensorSpec, ...]:
+    """Describe a program's outputs as its manifest shall.
+
+    Raises:
+        ArchiveInvalid: There are more names than outputs, or fewer, or an output is BF16.
+    """
+    if len(names) != len(signature.outputs):
+        raise ArchiveInvalid(
+            f"expected {len(signature.outputs)} output_names, one per tensor returned, "
+            f"got {list(names)}"
+        )
+    known = {kind.value for kind in Datatype}
+    for output in signature.outputs:
+        if output.datatype not in known:
+            raise ArchiveInvalid(
+                f"expected outputs of {', '.join(sorted(known))}, got {output.datatype}; "
+                "convert it in forward()"
+            )
+    return tuple(
+        TensorSpec(name=name, datatype=Datatype(output.datatype), shape=output.shape)
+        for name, output in zip(names, signature.outputs, strict=True)
+    )
 
 
 def _check_specs(

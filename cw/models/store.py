@@ -11,17 +11,19 @@
 
 A model appears, changes and disappears by one rename each, after its files have reached the
 disk: a crash at any point leaves the old state or the new one, and garbage only in ``staging``.
-One process writes (it calls ``prepare`` at its start); any number read.
+One process calls ``prepare``, at its start; any number may then write and read.
 
 All functions block on the file system: an actor calls them in a thread.
 """
 
+import fcntl
 import hashlib
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +43,7 @@ from cw.models.manifest import Manifest, check_name, check_sha256
 
 _CURRENT_FILE: Final = "current"
 _ALLOWED_FILE: Final = "allowed.txt"
+_LOCK_FILE: Final = ".lock"
 _FOLDERS: Final = ("programs", "models", "profiles", "staging")
 _VERSION: Final = re.compile(r"[0-9a-f]{16}")
 _DEVICE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -76,7 +79,7 @@ class ModelStore:
         self._staging: Final = root / "staging"
 
     def prepare(self) -> None:
-        """Make the folders and clear ``staging``. Only the writing process, at its start."""
+        """Make the folders and clear ``staging``, which ends uploads that are still open there."""
         for name in _FOLDERS:
             (self.root / name).mkdir(parents=True, exist_ok=True)
         for leftover in self._staging.iterdir():
@@ -131,22 +134,8 @@ class ModelStore:
             )
         for name in FILE_BYTES_MAX:
             _sync(staged / name)
-        program_path = self.program_path(manifest.program_sha256)
-        os.replace(staged / PROGRAM_FILE, program_path)
-        _sync(staged)
-        _sync(self._programs)
-
-        version = hashlib.sha256((staged / MANIFEST_FILE).read_bytes()).hexdigest()[:16]
-        home = self._models / manifest.name
-        if not home.exists():
-            home.mkdir()
-            _sync(self._models)
-        if (home / version).exists():
-            _delete(staged)
-        else:
-            staged.rename(home / version)
-            _sync(home)
-        _write_whole(home / _CURRENT_FILE, f"{version}\n", self._staging)
+        with self._writing():
+            version = self._move_in(staged, manifest)
         return self._read(manifest.name, version)
 
     def get(self, name: str) -> StoredModel:
@@ -174,11 +163,12 @@ class ModelStore:
         Raises:
             UnknownModel: There is none.
         """
-        if self._current_version(check_name(name)) is None:
-            raise UnknownModel(f"no model {name!r} in the store at {self.root}")
         grave = self._staging / secrets.token_hex(8)
-        (self._models / name).rename(grave)
-        _sync(self._models)
+        with self._writing():
+            if self._current_version(check_name(name)) is None:
+                raise UnknownModel(f"no model {name!r} in the store at {self.root}")
+            (self._models / name).rename(grave)
+            _sync(self._models)
         _delete(grave)
 
     def prune(self, name: str) -> int:
@@ -246,15 +236,47 @@ class ModelStore:
         check_sha256(program_sha256, "program_sha256")
         if not comment.isprintable() or len(comment) > _COMMENT_CHARS_MAX:
             raise ValueError(f"expected a line of at most {_COMMENT_CHARS_MAX} characters")
-        if self.is_allowed(program_sha256):
-            return
-        path = self._programs / _ALLOWED_FILE
-        before = path.read_text("utf-8") if path.exists() else ""
-        if before and not before.endswith("\n"):
-            before += "\n"
-        _write_whole(path, f"{before}{program_sha256}  # {comment}\n", self._staging)
+        with self._writing():
+            if self.is_allowed(program_sha256):
+                return
+            path = self._programs / _ALLOWED_FILE
+            before = path.read_text("utf-8") if path.exists() else ""
+            if before and not before.endswith("\n"):
+                before += "\n"
+            _write_whole(path, f"{before}{program_sha256}  # {comment}\n", self._staging)
 
     # --- inside
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Keep other writers out: threads of this process, and other gateways' processes.
+
+        The kernel lets go of the lock when its holder dies, so no crash leaves it behind.
+        """
+        descriptor = os.open(self.root / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _move_in(self, staged: Path, manifest: Manifest) -> str:
+        """Put a verified archive, which is on the disk, in its places; return its version."""
+        os.replace(staged / PROGRAM_FILE, self.program_path(manifest.program_sha256))
+        _sync(staged)
+        _sync(self._programs)
+        version = hashlib.sha256((staged / MANIFEST_FILE).read_bytes()).hexdigest()[:16]
+        home = self._models / manifest.name
+        if not home.exists():
+            home.mkdir()
+            _sync(self._models)
+        if (home / version).exists():
+            _delete(staged)
+        else:
+            staged.rename(home / version)
+            _sync(home)
+        _write_whole(home / _CURRENT_FILE, f"{version}\n", self._staging)
+        return version
 
     def _current_version(self, name: str) -> str | None:
         path = self._models / name / _CURRENT_FILE

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -42,7 +43,9 @@ def store(tmp_path, packed):
 
 def files_of(store):
     return sorted(
-        str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file()
+        str(path.relative_to(store.root))
+        for path in store.root.rglob("*")
+        if path.is_file() and path.name != ".lock"
     )
 
 
@@ -212,6 +215,18 @@ def test_a_crash_at_any_step_leaves_the_old_model_or_the_new(
     with WeightsImage(served.weights_path) as image:
         assert image.layout == packed.layout
     assert store.add(newer.folder).manifest == newer.manifest
+
+
+def test_many_threads_may_commit_at_once(store, packed, newer, sibling):
+    """Uploads end in threads, and several gateways may share a store."""
+    folders = [archive.folder for archive in (packed, newer, sibling)] * 4
+    with ThreadPoolExecutor(len(folders)) as pool:
+        added = list(pool.map(store.add, folders))
+
+    assert [model.manifest.name for model in store.models()] == ["sibling", "tiny-mlp"]
+    assert store.get("tiny-mlp") in added
+    assert list((store.root / "staging").iterdir()) == []
+    assert store.prune("tiny-mlp") == 1
 
 
 def test_a_profile_has_a_place_for_each_device_and_program(store):

@@ -1,9 +1,12 @@
 """``Example``: a model that can be built, fed and packed without more arguments than a seed."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -47,9 +50,35 @@ class Example:
             out=out,
         )
 
+    def run(
+        self, sample: Mapping[str, npt.NDArray[Any]], *, seed: int = 0
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Give the module's own answer to one sample, for comparison with a server's.
+
+        Args:
+            sample: By input name, each ``datatype[*shape]``, without the batch.
+            seed: As for ``pack``.
+
+        Returns:
+            By output name, without the batch.
+        """
+        tensors = (torch.from_numpy(sample[spec.name])[None] for spec in self.inputs)
+        with torch.inference_mode():
+            answer = _built(self.build, seed)(*tensors)
+        outputs = (answer,) if isinstance(answer, torch.Tensor) else answer
+        return {
+            name: output[0].numpy() for name, output in zip(self.output_names, outputs, strict=True)
+        }
+
 
 def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     """Build a module with random weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make().eval()
+
+
+@functools.lru_cache(maxsize=2)
+def _built(build: Callable[[int], nn.Module], seed: int) -> nn.Module:
+    """Keep what was built last: reading trained weights takes longer than many answers."""
+    return build(seed)
