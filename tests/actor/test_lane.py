@@ -10,7 +10,7 @@ from cw.units import MS, SECOND, US
 from tests.actor.fakes import FakeController, running_executor
 
 CLOCK_ERROR_NS = 100 * US
-"""The fake clocks agree, but between two pings nobody can be sure of it: `latest` moves a little."""
+"""The fake clocks agree, but between two pings nobody can be sure of it: `latest` moves."""
 
 
 async def test_late_infer_is_dropped_without_delaying_the_next(autojump_clock):
