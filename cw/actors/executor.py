@@ -67,7 +67,6 @@ class ExecutorActor:
     Args:
         name: For people; unique in the cluster.
         incarnation: This life of it; another one after each restart.
-        data_address: Where gateways reach `data_port`.
         device: What runs the models. The caller closes it.
         locate: Finds and checks models' files (`weights_cache.StoreLocator`).
         dial: Connects to the controller.
@@ -81,7 +80,6 @@ class ExecutorActor:
         *,
         name: str,
         incarnation: Incarnation,
-        data_address: str,
         device: Device,
         locate: LocateModel,
         dial: DialController,
@@ -91,7 +89,7 @@ class ExecutorActor:
     ) -> None:
         self._name = name
         self._incarnation = incarnation
-        self._data_address = data_address
+        self._data_address = ""
         self._device = device
         self._dial = dial
         self._settings = settings
@@ -117,16 +115,21 @@ class ExecutorActor:
         self._action_ended = trio.lowlevel.ParkingLot()
 
     async def run(
-        self, *, task_status: trio.TaskStatus[DataPort] = trio.TASK_STATUS_IGNORED
+        self,
+        *,
+        data_address: str,
+        task_status: trio.TaskStatus[DataPort] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until cancelled, with whatever controller can be reached.
 
         Args:
+            data_address: Where gateways reach `data_port`; known once that is served.
             task_status: Started, with the data port, once gateways may be let in.
 
         Raises:
             DeviceFault: The device broke. The result was told; restart the process.
         """
+        self._data_address = data_address
         faults: list[DeviceFault] = []
         try:
             async with trio.open_nursery() as nursery:

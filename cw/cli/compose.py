@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -21,15 +22,22 @@ import trio
 
 from cw.actors.controller import ControllerActor
 from cw.actors.doors import ServingDoor
+from cw.actors.executor import ExecutorActor
 from cw.actors.gateway import GatewayActor
-from cw.config import ClusterSettings, restore_settings
+from cw.actors.telemetry import Telemetry
+from cw.actors.weights_cache import StoreLocator
+from cw.config import ClusterSettings, ExecutorSettings, restore_settings
 from cw.core.scheduler import Scheduler
+from cw.devices.device import Device
+from cw.devices.emulated import EmulatedDevice
+from cw.devices.profile_file import read_profile
 from cw.errors import ConfigError
-from cw.messages import Epoch
+from cw.messages import Epoch, Incarnation
 from cw.models.store import ModelStore
 from cw.rpc.client import connect_controller, connect_executor
 from cw.rpc.memory_tuning import tune_malloc
-from cw.rpc.server import serve_controller, serve_gateway
+from cw.rpc.server import serve_controller, serve_executor, serve_gateway
+from cw.units import PAGE_BYTES, format_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +129,64 @@ async def gateway(
         await nursery.start(actor.run)
         address = await nursery.start(partial(serve_gateway, listen, door, settings.link))
         ready({"address": address})
+
+
+async def executor(
+    around: Surroundings, name: str, controller_address: str, listen: str, ready: Ready
+) -> None:
+    """Run an executor until cancelled.
+
+    Raises:
+        DeviceFault: The device broke; whoever started this process starts it again.
+    """
+    settings = around.settings
+    device = await open_device(settings.executor, seed=zlib.crc32(name.encode()))
+    try:
+        async with trio.open_nursery() as nursery:
+            actor = ExecutorActor(
+                name=name,
+                # Later lives have larger numbers, as epochs do.
+                incarnation=Incarnation(time.time_ns() // 1_000_000),
+                device=device,
+                locate=StoreLocator(around.store),
+                dial=lambda: connect_controller(controller_address, settings.link),
+                settings=settings.executor,
+                link=settings.link,
+                telemetry=Telemetry(around.folder / "logs" / f"{name}.actions.jsonl"),
+            )
+            serve = partial(serve_executor, listen, actor.data_port, settings.link)
+            address = await nursery.start(serve)
+            await nursery.start(partial(actor.run, data_address=address))
+            ready({"address": address, "device": device.describe().name})
+    finally:
+        with trio.CancelScope(shield=True):
+            await device.aclose()
+
+
+async def open_device(settings: ExecutorSettings, *, seed: int) -> Device:
+    """Open the device that the settings name.
+
+    Raises:
+        ConfigError: There is no such device, or it can't be had here.
+    """
+    pages_total = settings.gpu_memory_bytes // PAGE_BYTES
+    if pages_total < 1:
+        raise ConfigError(
+            f"expected at least one page ({format_bytes(PAGE_BYTES)}) of gpu_memory, "
+            f"got {format_bytes(settings.gpu_memory_bytes)}"
+        )
+    if settings.device == "emulated":
+        return EmulatedDevice(read_profile(settings.profile), pages_total=pages_total, seed=seed)
+    if settings.device == "cpu":
+        from cw.devices.cpu.device import CpuDevice  # torch takes seconds to import
+
+        return await CpuDevice.open(
+            pages_total=pages_total,
+            threads=settings.threads,
+            cores=settings.cores,
+            switch_interval_s=settings.switch_interval_s,
+        )
+    raise ConfigError(f"expected the device cpu or emulated, got {settings.device!r}")
 
 
 # --- processes ------------------------------------------------------------------------------------

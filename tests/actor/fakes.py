@@ -5,6 +5,7 @@ stands still under `autojump_clock`.
 """
 
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -348,7 +349,6 @@ async def running_executor(*, device=None, controller=None, telemetry=None, **se
     executor = ExecutorActor(
         name="e1",
         incarnation=Incarnation(1),
-        data_address="memory:e1",
         device=device,
         locate=locate_anything,
         dial=controller.dial,
@@ -357,7 +357,7 @@ async def running_executor(*, device=None, controller=None, telemetry=None, **se
         telemetry=telemetry,
     )
     async with trio.open_nursery() as nursery:
-        await nursery.start(executor.run)
+        await nursery.start(partial(executor.run, data_address="memory:e1"))
         await controller.joined(1)
         yield Rig(executor, device, controller, nursery)
         nursery.cancel_scope.cancel()
