@@ -209,7 +209,11 @@ class MemoryAdmin(_Port[AdminPort]):
 
 
 class MemoryUpload(_Port[UploadPort]):
-    """Satisfies `UploadPort`."""
+    """Satisfies `UploadPort`; thrown away when the link ends before it does."""
+
+    def __init__(self, end: End, actor: UploadPort) -> None:
+        super().__init__(end, actor)
+        self._ended: Final = end.at_end(actor.discard)
 
     async def write(self, file: str, data: bytes) -> None:
         """See `UploadPort.write`."""
@@ -217,11 +221,14 @@ class MemoryUpload(_Port[UploadPort]):
 
     async def commit(self) -> ModelSpec:
         """See `UploadPort.commit`."""
-        return await self._end.ask(self._actor.commit)
+        spec = await self._end.ask(self._actor.commit)
+        self._ended()
+        return spec
 
     async def discard(self) -> None:
         """See `UploadPort.discard`."""
         await self._end.ask(self._actor.discard)
+        self._ended()
 
 
 class MemoryNetwork:
@@ -300,10 +307,14 @@ class MemoryNetwork:
             async with open_plain_nursery() as nursery:
                 nursery.start_soon(there.run)
                 nursery.start_soon(back.run)
-                yield End(link, there, back)
-                nursery.cancel_scope.cancel()
+                nursery.start_soon(link.execute_last_wills)
+                try:
+                    yield End(link, there, back)
+                finally:
+                    link.cut()
+                    await link.execute_last_wills()
+                    nursery.cancel_scope.cancel()
         finally:
-            link.cut()
             if link in links:
                 links.remove(link)
 

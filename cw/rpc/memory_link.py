@@ -65,12 +65,24 @@ class Link:
     max_messages: int
     closed: trio.Event = attrs.field(factory=trio.Event)
     calls: set[trio.CancelScope] = attrs.field(factory=set)
+    last_wills: list[Callable[[], Awaitable[object]]] = attrs.field(factory=list)
+    """What remains to be done once it was cut."""
 
     def cut(self) -> None:
         """End it: calls under way fail, and what is on its way is lost."""
         self.closed.set()
         for scope in list(self.calls):
             scope.cancel()
+
+    async def execute_last_wills(self) -> None:
+        """Wait for the end, then do what remains to be done."""
+        await self.closed.wait()
+        with trio.CancelScope(shield=True):
+            while self.last_wills:
+                try:
+                    await self.last_wills.pop()()
+                except CwError as error:
+                    log.warning("not cleaned up peer=%s error=%r", self.peer, error)
 
     def check_open(self) -> None:
         """Raise `PeerDisconnected` once it was cut."""
@@ -99,6 +111,12 @@ class End:
     def close(self) -> None:
         """Cut the link."""
         self._link.cut()
+
+    def at_end(self, last_will: Callable[[], Awaitable[object]]) -> Callable[[], None]:
+        """Have `last_will` done when the link has ended, unless what is returned is called."""
+        last_wills = self._link.last_wills
+        last_wills.append(last_will)
+        return lambda: last_wills.remove(last_will)
 
     def tell(self, deliver: Callable[[], None], count: int) -> None:
         """Have `deliver` run at the other side; it stands for `count` messages.

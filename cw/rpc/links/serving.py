@@ -1,10 +1,12 @@
 """Between a client and a gateway: the door, and the tenant's and administrator's capabilities."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
 
+from cw.errors import CwError
 from cw.messages import Answer, ClusterStatus, InferCall, ModelSpec, ModelStatus
 from cw.rpc import schema
 from cw.rpc.codec.binding import list_to_wire
@@ -25,6 +27,8 @@ from cw.rpc.kj_calls import call_alive, detached
 from cw.rpc.kj_connection import KjConnection
 from cw.rpc.links.base import Stub, agreed_version, asked, check_version, nothing
 from cw.rpc.ports import AdminPort, ServingPort, TenantPort, UploadPort
+
+log = logging.getLogger(__name__)
 
 # --- the client's side ----------------------------------------------------------------------------
 
@@ -247,7 +251,10 @@ class UploadGate(schema.serving.Upload.Server):  # type: ignore[misc]
         finally:
             if not self._ended.is_set():
                 with trio.CancelScope(shield=True):
-                    await self.upload.discard()
+                    try:
+                        await self.upload.discard()
+                    except CwError as error:
+                        log.warning("upload not discarded error=%r", error)
 
     async def _commit(self, _: None) -> ModelSpec:
         spec = await self.upload.commit()

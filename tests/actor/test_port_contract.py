@@ -1,0 +1,577 @@
+"""One suite for all ports, in memory and over Cap'n Proto: what actors may rely on either way.
+
+Both run on a virtual clock, Cap'n Proto over Trio's memory streams: what waits for ever makes the
+clock jump, and `fail_after` then ends the test at once.
+"""
+
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from cw import errors, messages
+from cw.config import LinkSettings
+from cw.rpc.client import controller_over, flow_limits, inference_over, serving_over
+from cw.rpc.kj_connection import open_connection
+from cw.rpc.kj_loop import open_kj
+from cw.rpc.memory import MemoryNetwork
+from cw.rpc.peer_errors import BY_NAME
+from cw.rpc.server import controller_gate, inference_gate, serving_gate
+
+HELLO = messages.GatewayHello(name="gateway-0")
+EXECUTOR_HELLO = messages.ExecutorHello(
+    name="executor-0",
+    incarnation=7,
+    data_address="unix:e",
+    device=messages.DeviceDescription(
+        kind="emulated", name="H100", pages_total=4, shared_lanes=False, load_bytes_per_second=1
+    ),
+)
+SPEC = messages.ModelSpec(
+    model_id=5,
+    name="resnet50",
+    program_sha256="ab",
+    weights_sha256="cd",
+    image_bytes=1 << 20,
+    inputs=(messages.TensorSpec(name="x", datatype=messages.Datatype.FP32, shape=(3, 4)),),
+    outputs=(),
+    batch_sizes=(1, 2),
+)
+STATUS = messages.ModelStatus(
+    spec=SPEC, state=messages.ModelState.REGISTERING, steps_done=1, steps_total=2
+)
+CLUSTER = messages.ClusterStatus(
+    epoch=3, queued=1, executors=(), models=(STATUS,), ledger=messages.Ledger(kept=1)
+)
+
+
+# --- actors that note what comes ------------------------------------------------------------------
+
+
+class Told:
+    """Notes what it is told; may be told to fail."""
+
+    def __init__(self):
+        self.told = []
+        self.failure = None
+        self.heard = trio.Event()
+        self.expected = None
+
+    def tell(self, item):
+        if self.failure is not None:
+            raise self.failure
+        self.told.extend(item if isinstance(item, list | tuple) else [item])
+        self.heard.set()
+
+    async def wait_for(self, count):
+        while len(self.told) < count:
+            self.heard = trio.Event()
+            await self.heard.wait()
+        return self.told
+
+
+class Session(Told):
+    """What the controller gives to whoever joins."""
+
+    async def ping(self, sent_ns):
+        return messages.Pong(received_ns=sent_ns + 1, replied_ns=sent_ns + 2)
+
+    async def add_model(self, spec):
+        self.told.append(spec)
+
+    async def remove_model(self, model_id):
+        raise errors.UnknownModel(f"no model {model_id}")
+
+    async def model_status(self, model_id):
+        return attrs.evolve(STATUS, steps_done=model_id)
+
+    async def status(self):
+        return CLUSTER
+
+
+class Controller:
+    """Tells a newcomer of a model before it welcomes it."""
+
+    def __init__(self):
+        self.session = Session()
+        self.peer = None
+        self.hello = None
+
+    async def join_gateway(self, hello, gateway):
+        self.hello, self.peer = hello, gateway
+        gateway.tell(messages.Notices(models_added=(SPEC,)))
+        return messages.GatewayWelcome(epoch=3, gateway_id=9), self.session
+
+    async def join_executor(self, hello, executor):
+        self.hello, self.peer = hello, executor
+        return messages.ExecutorWelcome(epoch=3, executor_id=4), self.session
+
+
+class Executor(Told):
+    """Answers with its inputs, or fails, or never answers and notes its cancel."""
+
+    def __init__(self):
+        super().__init__()
+        self.answers = True
+        self.error = None
+        self.begun = trio.Event()
+        self.cancelled = trio.Event()
+
+    async def infer(self, inputs):
+        self.begun.set()
+        if self.error is not None:
+            raise self.error
+        if not self.answers:
+            try:
+                await trio.sleep_forever()
+            finally:
+                self.cancelled.set()
+        slots = tuple(
+            messages.SlotOutputs(position=it.position, outputs=it.tensors) for it in inputs.slots
+        )
+        return messages.BatchOutputs(
+            outcome=messages.Outcome.OK, device_ns=1, batch_size=len(slots), slots=slots
+        )
+
+
+class Gateway:
+    """A door with one key for each of its sides; `Tenant`, `Admin` and `Upload` in one."""
+
+    def __init__(self):
+        self.pieces = []
+        self.discarded = trio.Event()
+
+    async def login(self, key):
+        if key != "tenant":
+            raise errors.AccessDenied("this key opens nothing")
+        return self
+
+    async def admin(self, key):
+        if key != "admin":
+            raise errors.AccessDenied("not the administrator's key")
+        return self
+
+    async def infer(self, call):
+        timing = messages.Timing(total_ns=call.slo_ns)
+        outputs = tuple(bytes(it.data) for it in call.inputs)
+        return messages.Answer(timing=timing, promised=True, outputs=outputs)
+
+    async def models(self):
+        return [STATUS]
+
+    async def model_status(self, name):
+        raise errors.UnknownModel(f"no model {name}")
+
+    async def status(self):
+        return CLUSTER
+
+    async def allow_program(self, program_sha256):
+        self.pieces.append(program_sha256)
+
+    async def remove_model(self, name):
+        self.pieces.append(name)
+
+    async def begin_upload(self):
+        return self
+
+    async def write(self, file, data):
+        self.pieces.append((file, bytes(data)))
+
+    async def commit(self):
+        return SPEC
+
+    async def discard(self):
+        self.discarded.set()
+
+
+# --- the two ways to reach them -------------------------------------------------------------------
+
+
+class InMemory:
+    """Ports of `cw.rpc.memory`, with a delay of up to 2 ms each way."""
+
+    def __init__(self, settings):
+        self.network = MemoryNetwork(
+            seed=1, delay_ns=(0, 2_000_000), max_messages=settings.outbox_messages
+        )
+
+    @asynccontextmanager
+    async def _reach(self, connect, actor):
+        self.network.serve("there", actor)
+        async with connect("there") as port:
+            yield port
+
+    def controller(self, actor):
+        return self._reach(self.network.connect_controller, actor)
+
+    def executor(self, actor):
+        return self._reach(self.network.connect_executor, actor)
+
+    def serving(self, actor):
+        return self._reach(self.network.connect_serving, actor)
+
+    def kill(self):
+        """End the connection from the actor's side."""
+        self.network.cut("there")
+
+
+class OverCapnp:
+    """The same over Cap'n Proto on a pair of memory streams."""
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.server = None
+
+    @asynccontextmanager
+    async def _reach(self, gate, over, actor):
+        limits = flow_limits(self.settings)
+        ours, theirs = trio.testing.memory_stream_pair()
+
+        async def serve(task_status):
+            async with open_connection(
+                theirs,
+                "client",
+                make_bootstrap=lambda link: gate(actor, link, self.settings),
+                limits=limits,
+            ) as self.server:
+                task_status.started()
+                await self.server.wait_disconnected()
+
+        async with open_kj(), trio.open_nursery() as nursery:
+            await nursery.start(serve)
+            async with open_connection(ours, "there", limits=limits) as client:
+                yield over(client, self.settings)
+
+    def controller(self, actor):
+        return self._reach(controller_gate, controller_over, actor)
+
+    def executor(self, actor):
+        return self._reach(inference_gate, inference_over, actor)
+
+    def serving(self, actor):
+        return self._reach(serving_gate, serving_over, actor)
+
+    def kill(self):
+        """End the connection from the actor's side."""
+        self.server.close()
+
+
+SMALL_OUTBOX = LinkSettings(outbox_messages=10)
+
+
+@pytest.fixture(params=[InMemory, OverCapnp])
+def way(request):
+    return request.param(LinkSettings())
+
+
+@pytest.fixture(params=[InMemory, OverCapnp])
+def narrow_way(request):
+    return request.param(SMALL_OUTBOX)
+
+
+def cancel_of(request_id):
+    return messages.Cancel(request_id=request_id, attempt=1)
+
+
+def promise_of(request_id):
+    promise = messages.Promise(request_id=request_id, attempt=1, predicted_finish_ns=2)
+    return messages.Notices(decisions=(promise,))
+
+
+def batch(*tensors):
+    slots = tuple(
+        messages.SlotInputs(position=at, request_id=at, attempt=1, arrival_ns=0, tensors=(tensor,))
+        for at, tensor in enumerate(tensors)
+    )
+    return messages.BatchInputs(epoch=1, action_id=2, ticket=3, slots=slots)
+
+
+async def test_1000_tells_each_way_keep_their_order(way, autojump_clock):
+    """The scheduler's events and the gateway's decisions mean something in their order only."""
+    controller, gateway = Controller(), Told()
+    with trio.fail_after(60):
+        async with way.controller(controller) as port:
+            _, session = await port.join_gateway(HELLO, gateway)
+            for at in range(1000):
+                session.tell([cancel_of(at)])
+                controller.peer.tell(promise_of(at))
+                if at % 50 == 0:
+                    await trio.lowlevel.checkpoint()
+
+            assert await controller.session.wait_for(1000) == [cancel_of(at) for at in range(1000)]
+            assert (await gateway.wait_for(1001))[1:] == [promise_of(at) for at in range(1000)]
+
+
+async def test_newcomer_is_told_before_it_is_welcomed(way, autojump_clock):
+    """A gateway that knew no model between its welcome and the notices would fail requests."""
+    controller, gateway = Controller(), Told()
+    with trio.fail_after(60):
+        async with way.controller(controller) as port:
+            welcome, _ = await port.join_gateway(HELLO, gateway)
+
+            assert gateway.told == [messages.Notices(models_added=(SPEC,))]
+            assert welcome == messages.GatewayWelcome(epoch=3, gateway_id=9)
+            assert controller.hello == HELLO
+
+
+async def test_executor_takes_orders_and_reports(way, autojump_clock):
+    """The executor's half of a controller's door, which gateways do not use."""
+    controller, executor = Controller(), Told()
+    order = messages.Orders(epoch=3, cancels=(messages.CancelSlot(request_id=1, attempt=1),))
+    result = messages.ActionResult(
+        action_id=1,
+        outcome=messages.Outcome.TOO_LATE,
+        received_ns=1,
+        ready_ns=1,
+        start_ns=2,
+        end_ns=3,
+        device_ns=0,
+    )
+    with trio.fail_after(60):
+        async with way.controller(controller) as port:
+            welcome, session = await port.join_executor(EXECUTOR_HELLO, executor)
+            controller.peer.tell(order)
+            session.tell([result])
+
+            assert welcome == messages.ExecutorWelcome(epoch=3, executor_id=4)
+            assert controller.hello == EXECUTOR_HELLO
+            assert await executor.wait_for(1) == [order]
+            assert await controller.session.wait_for(1) == [result]
+            assert await session.ping(5) == messages.Pong(received_ns=6, replied_ns=7)
+
+
+async def test_full_outbox_takes_nothing_and_loses_nothing(narrow_way, autojump_clock):
+    """A sender that is told OutboxFull sheds exactly those messages, and no other."""
+    controller = Controller()
+    with trio.fail_after(60):
+        async with narrow_way.controller(controller) as port:
+            _, session = await port.join_gateway(HELLO, Told())
+            session.tell([cancel_of(at) for at in range(8)])
+            with pytest.raises(errors.OutboxFull, match="at most 10"):
+                session.tell([cancel_of(at) for at in range(100, 103)])
+            session.tell([cancel_of(8), cancel_of(9)])
+
+            assert await controller.session.wait_for(10) == [cancel_of(at) for at in range(10)]
+            session.tell([cancel_of(10)])
+            assert (await controller.session.wait_for(11))[-1] == cancel_of(10)
+
+
+async def test_full_inbox_at_the_receiver_ends_the_connection(way, autojump_clock):
+    """What was not taken in is lost in the middle: nothing after it may pass as complete."""
+    controller = Controller()
+    with trio.fail_after(60):
+        async with way.controller(controller) as port:
+            _, session = await port.join_gateway(HELLO, Told())
+            controller.session.failure = errors.OutboxFull("the inbox is full")
+            session.tell([cancel_of(1)])
+            await session.wait_closed()
+            await controller.peer.wait_closed()
+
+            with pytest.raises(errors.PeerDisconnected):
+                session.tell([cancel_of(2)])
+
+
+async def test_session_answers(way, autojump_clock):
+    """Every question of a gateway to its controller, with its answer."""
+    controller = Controller()
+    with trio.fail_after(60):
+        async with way.controller(controller) as port:
+            _, session = await port.join_gateway(HELLO, Told())
+
+            assert await session.ping(5) == messages.Pong(received_ns=6, replied_ns=7)
+            assert (await session.model_status(17)).steps_done == 17
+            assert await session.status() == CLUSTER
+            await session.add_model(SPEC)
+            assert controller.session.told == [SPEC]
+            with pytest.raises(errors.UnknownModel, match="no model 5"):
+                await session.remove_model(5)
+
+
+async def test_cancel_reaches_the_peer(way, autojump_clock):
+    """A client that leaves must not keep an executor's slot busy."""
+    executor = Executor()
+    executor.answers = False
+    with trio.fail_after(60):
+        async with way.executor(executor) as port:
+            with trio.move_on_after(1) as scope:
+                await port.infer(batch(b"x"))
+
+            assert scope.cancelled_caught
+            await executor.cancelled.wait()
+
+
+async def test_calls_do_not_hold_up_what_is_told(way, autojump_clock):
+    """An executor answers only when the action has ended; its cancels must come before."""
+    executor = Executor()
+    executor.answers = False
+    cancel = messages.CancelSlot(request_id=0, attempt=1)
+    with trio.fail_after(60):
+        async with way.executor(executor) as port, trio.open_nursery() as nursery:
+            nursery.start_soon(port.infer, batch(b"x"))
+            await executor.begun.wait()
+            port.tell([cancel])
+
+            assert await executor.wait_for(1) == [cancel]
+            nursery.cancel_scope.cancel()
+
+
+async def test_end_of_the_peer_is_seen_at_once(way, autojump_clock):
+    """Whoever waits for a dead peer must know now: there may be time for another attempt."""
+    executor = Executor()
+    executor.answers = False
+    started = trio.current_time()
+    with trio.fail_after(60):
+        async with way.executor(executor) as port:
+            async with trio.open_nursery() as nursery:
+
+                async def infer():
+                    with pytest.raises(errors.PeerDisconnected):
+                        await port.infer(batch(b"x"))
+
+                nursery.start_soon(infer)
+                nursery.start_soon(infer)
+                await executor.begun.wait()
+                way.kill()
+                await port.wait_closed()
+
+            await executor.cancelled.wait()
+            with pytest.raises(errors.PeerDisconnected):
+                port.tell([messages.CancelSlot(request_id=0, attempt=1)])
+            with pytest.raises(errors.PeerDisconnected):
+                await port.infer(batch(b"x"))
+            port.close()
+            port.close()
+
+    assert trio.current_time() - started < 1
+
+
+async def test_end_of_the_dialler_is_seen_by_the_dialled(way, autojump_clock):
+    """The controller mourns a gateway by this alone."""
+    controller = Controller()
+    with trio.fail_after(60):
+        async with way.controller(controller) as port:
+            _, session = await port.join_gateway(HELLO, Told())
+            session.close()
+            await controller.peer.wait_closed()
+            await port.wait_closed()
+
+            with pytest.raises(errors.PeerDisconnected):
+                controller.peer.tell(promise_of(1))
+
+
+async def test_the_dialled_can_hang_up(way, autojump_clock):
+    """The controller drops a silent gateway through the port that it holds of it."""
+    controller = Controller()
+    with trio.fail_after(60):
+        async with way.controller(controller) as port:
+            _, session = await port.join_gateway(HELLO, Told())
+            controller.peer.close()
+            await session.wait_closed()
+
+
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+async def test_errors_keep_their_type(way, autojump_clock, name):
+    """A caller decides by the type what to do next, so the wire must not blur it."""
+    executor = Executor()
+    executor.error = BY_NAME[name]("what came: and what to do")
+    with trio.fail_after(60):
+        async with way.executor(executor) as port:
+            with pytest.raises(errors.CwError) as caught:
+                await port.infer(batch(b"x"))
+
+    assert type(caught.value) is BY_NAME[name]
+    assert str(caught.value) == "what came: and what to do"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("bang"), errors.PeerDisconnected("the peer's peer"), errors.PeerSilent("hush")],
+)
+async def test_other_errors_are_the_peers_own(way, autojump_clock, error):
+    """A peer's bug, or its own lost connection, says nothing of this link, which goes on."""
+    executor = Executor()
+    executor.error = error
+    with trio.fail_after(60):
+        async with way.executor(executor) as port:
+            with pytest.raises(errors.RemoteFailed, match=str(error)) as caught:
+                await port.infer(batch(b"x"))
+            executor.error = None
+
+            assert type(caught.value) is errors.RemoteFailed
+            assert (await port.infer(batch(b"x"))).slots[0].outputs == (b"x",)
+
+
+async def test_large_payloads_arrive_whole(way, autojump_clock):
+    """Eight images of 600 KB in one call, as a batch of a vision model has them."""
+    images = [bytes([at]) * 600_000 for at in range(8)]
+    with trio.fail_after(60):
+        async with way.executor(Executor()) as port:
+            outputs = await port.infer(batch(*map(memoryview, images)))
+
+    assert [bytes(slot.outputs[0]) for slot in outputs.slots] == images
+
+
+async def test_login_gives_what_the_key_opens(way, autojump_clock):
+    """What a client may do is what it holds; a wrong key holds nothing."""
+    gateway = Gateway()
+    tensor = messages.Tensor(name="x", datatype="UINT8", shape=(3,), data=memoryview(b"abc"))
+    call = messages.InferCall(model="resnet50", inputs=(tensor,), slo_ns=100)
+    with trio.fail_after(60):
+        async with way.serving(gateway) as port:
+            with pytest.raises(errors.AccessDenied):
+                await port.login("wrong")
+            with pytest.raises(errors.AccessDenied):
+                await port.admin("tenant")
+            tenant = await port.login("tenant")
+
+            assert (await tenant.infer(call)).outputs == (b"abc",)
+            assert list(await tenant.models()) == [STATUS]
+            assert await tenant.status() == CLUSTER
+            with pytest.raises(errors.UnknownModel, match="no model alexnet"):
+                await tenant.model_status("alexnet")
+
+
+async def test_upload_comes_whole_and_in_order(way, autojump_clock):
+    """An archive in pieces is put together by the order of the calls alone."""
+    gateway = Gateway()
+    with trio.fail_after(60):
+        async with way.serving(gateway) as port:
+            admin = await port.admin("admin")
+            await admin.allow_program("ab12")
+            upload = await admin.begin_upload()
+            await upload.write("model.toml", b"1")
+            await upload.write("model.toml", b"2")
+
+            assert await upload.commit() == SPEC
+            await admin.remove_model("resnet50")
+            assert gateway.pieces == [
+                "ab12",
+                ("model.toml", b"1"),
+                ("model.toml", b"2"),
+                "resnet50",
+            ]
+            assert not gateway.discarded.is_set()
+
+
+async def test_upload_can_be_discarded(way, autojump_clock):
+    """A client that changes its mind frees the staging folder."""
+    gateway = Gateway()
+    with trio.fail_after(60):
+        async with way.serving(gateway) as port:
+            upload = await (await port.admin("admin")).begin_upload()
+            await upload.discard()
+
+            assert gateway.discarded.is_set()
+
+
+async def test_upload_ends_with_its_connection(way, autojump_clock):
+    """Half an archive whose client died would otherwise stay on the disk for good."""
+    gateway = Gateway()
+    with trio.fail_after(60):
+        async with way.serving(gateway) as port:
+            upload = await (await port.admin("admin")).begin_upload()
+            await upload.write("model.toml", b"1")
+            port.close()
+            await gateway.discarded.wait()
