@@ -177,10 +177,11 @@ class Batch:
         state = self._slots[slot.position]
         return self.phase is Phase.EXPECTED and state.inputs is None and not state.is_cancelled
 
-    def put(self, slot: SlotInputs, *, now_ns: int) -> None:
-        """Take in a wanted input."""
-        assert self.wants(slot), f"{self.key} does not want position {slot.position}"
-        self._slots[slot.position].inputs = slot
+    def put(self, slots: Sequence[SlotInputs], *, now_ns: int) -> None:
+        """Take in wanted inputs."""
+        for slot in slots:
+            assert self.wants(slot), f"{self.key} does not want position {slot.position}"
+            self._slots[slot.position].inputs = slot
         self._note_ready(now_ns)
 
     def cancel(self, position: int, *, now_ns: int) -> tuple[int, int]:

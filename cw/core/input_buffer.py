@@ -284,8 +284,7 @@ class InputBuffer:
             batch.check(slot)
         fresh = [slot for slot in inputs.slots if batch.wants(slot)]
         self._charge(fresh)
-        for slot in fresh:
-            batch.put(slot, now_ns=now_ns)
+        batch.put(fresh, now_ns=now_ns)
 
     def _adopt(self, key: ActionKey, inputs: BatchInputs, *, now_ns: int) -> None:
         """Keep inputs whose action has not come."""
@@ -308,7 +307,7 @@ class InputBuffer:
                 continue  # its call learns why from `answer`
             if batch.wants(slot):
                 self.input_bytes += slot_bytes(slot.tensors)
-                batch.put(slot, now_ns=now_ns)
+                batch.put([slot], now_ns=now_ns)
         return woken
 
     def _drop_orphans(self, name: _Name) -> list[ActionKey]:
