@@ -95,8 +95,8 @@ class KjLoop:
     """The object that pycapnp takes for the running asyncio loop.
 
     Turns queued by Trio tasks are run by one pump task, in Trio's next step: the calls and answers
-    of a whole step then leave in one write per connection, which takes a quarter off the work under load and
-    costs a lone call nothing that can be measured.
+    of a whole step then leave in one write per connection, which takes a quarter off the work under
+    load and costs a lone call nothing that can be measured.
     """
 
     def __init__(self, nursery: trio.Nursery) -> None:
