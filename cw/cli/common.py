@@ -22,7 +22,12 @@ DEFAULT_FOLDER: Final = Path(".cw") / "dev"
 CLUSTER_FILE: Final = "cluster.json"
 ADMIN_KEY_FILE: Final = "admin.key"
 
-people: Final = Console(stderr=True, highlight=False)
+_WIDTH_UNKNOWN: Final = 120
+"""Columns where stderr is no terminal: wide enough for every table, narrow enough for a log."""
+
+people: Final = Console(
+    stderr=True, highlight=False, width=None if sys.stderr.isatty() else _WIDTH_UNKNOWN
+)
 """For tables, progress and remarks; stdout is for results."""
 
 

@@ -130,7 +130,7 @@ class ModelStore:
         if not self.is_allowed(manifest.program_sha256):
             raise ProgramNotAllowed(
                 f"program {manifest.program_sha256} of model {manifest.name!r} is not allowed. "
-                "If you trust who made it, add its sha256 to programs/allowed.txt of the store"
+                "If you trust who made it: 'cw model add --allow-program'"
             )
         for name in FILE_BYTES_MAX:
             _sync(staged / name)
