@@ -99,9 +99,14 @@ class InputBuffer:
 
         Raises:
             AccessDenied: The ticket is not the action's.
-            ProtocolViolation: A slot is not the action's, or a tensor has another size.
+            ProtocolViolation: A slot is not the action's, a tensor has another size, or the call
+                brings nothing.
             OutboxFull: No room; ask again.
         """
+        if not inputs.slots:
+            raise ProtocolViolation(
+                f"expected inputs for at least one slot of action {inputs.action_id}, got none"
+            )
         key = key_of(inputs)
         batch = self._batches.get(key)
         if batch is not None:
@@ -282,7 +287,9 @@ class InputBuffer:
     def _admit(self, batch: Batch, inputs: BatchInputs, *, now_ns: int) -> None:
         for slot in inputs.slots:
             batch.check(slot)
-        fresh = [slot for slot in inputs.slots if batch.wants(slot)]
+        # By position: a call that names one twice must not count, nor be put, twice.
+        wanted = {slot.position: slot for slot in inputs.slots if batch.wants(slot)}
+        fresh = list(wanted.values())
         self._charge(fresh)
         batch.put(fresh, now_ns=now_ns)
 

@@ -159,6 +159,8 @@ class FakeController:
     is_up: bool = True
     is_silent: bool = False
     executor: object = None
+    told_at_last_ping: int = 0
+    """Results that had come when it was pinged last."""
     _closed: trio.Event = attrs.Factory(trio.Event)
     _changed: trio.Event = attrs.Factory(trio.Event)
 
@@ -186,6 +188,7 @@ class FakeController:
     async def ping(self, sent_ns):
         if self.is_silent:
             await trio.sleep_forever()
+        self.told_at_last_ping = len(self.results)
         await trio.lowlevel.checkpoint()
         return Pong(received_ns=self.now_ns(), replied_ns=self.now_ns())
 

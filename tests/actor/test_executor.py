@@ -260,4 +260,5 @@ async def test_a_device_fault_is_told_to_all_and_ends_the_process(autojump_clock
 
     assert raised.group_contains(DeviceFault, match="broke the fake device")
     assert controller.results[-1].outcome is Outcome.DEVICE_FAULT
+    assert controller.told_at_last_ping == len(controller.results)
     assert calls[0].answer.outcome is Outcome.DEVICE_FAULT

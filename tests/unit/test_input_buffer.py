@@ -235,6 +235,40 @@ def test_outputs_over_the_bound_push_out_the_oldest_that_nobody_waits_for():
     assert buffer.output_bytes == 2 * one
 
 
+def test_outputs_that_a_call_waited_for_give_way_once_it_has_them():
+    """The bound holds again as soon as the answers are out, not only at the next action."""
+    buffer = make(max_output_bytes=0)
+    expect(buffer)
+    buffer.offer(brought(0, 1), now_ns=0)
+    buffer.batch(KEY).start()
+    finish_ok(buffer)
+
+    assert buffer.output_bytes > 0
+    buffer.leave(brought(0, 1))
+    assert buffer.output_bytes == 0
+
+
+@pytest.mark.parametrize("inputs_first", [False, True])
+def test_a_position_named_twice_in_one_call_is_taken_once(inputs_first):
+    """What a confused gateway sends must not end the executor."""
+    buffer = make()
+    if inputs_first:
+        buffer.offer(brought(0, 0), now_ns=0)
+        expect(buffer)
+    else:
+        expect(buffer)
+        buffer.offer(brought(0, 0), now_ns=0)
+
+    assert buffer.input_bytes == slot_bytes((b"data",))
+    assert len(buffer.batch(KEY).start()) == 1
+
+
+def test_a_call_that_brings_nothing_is_an_error():
+    """It could only wait, and bounds are on what calls bring."""
+    with pytest.raises(ProtocolViolation, match="at least one slot"):
+        make().offer(brought(), now_ns=0)
+
+
 def test_an_action_sent_twice_is_the_controllers_fault():
     """Two batches under one key would answer each other's callers."""
     buffer = make()
