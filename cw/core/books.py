@@ -1,0 +1,227 @@
+"""Books: what the controller knows of models, executors and each model on each executor.
+
+The concept: plain state with one owner, the scheduler. No decision is made here; the only logic is
+what keeps a count or an index in step.
+
+Neighbours: `scheduler.py` keeps them, policies read and plan in them.
+"""
+
+import enum
+import math
+from collections import deque
+from typing import Final
+
+import attrs
+
+from cw.config import SchedulerSettings
+from cw.core.pages import EvictionOrder, PageBooks, Popularity
+from cw.core.plan import ExecutorPlan, PlannedBatch
+from cw.core.profile import CostTable, DeviceKey, Profiles, device_key
+from cw.core.queues import ModelQueue
+from cw.core.requests import Request
+from cw.core.residency import Residency
+from cw.core.timeline import Lane, PipeDelay
+from cw.core.work import Work
+from cw.messages import (
+    DeviceDescription,
+    ExecutorId,
+    GatewayId,
+    ModelId,
+    ModelSpec,
+    ModelState,
+    RequestId,
+)
+from cw.units import MS
+
+RATE_DECAY_NS: Final = 200 * MS
+"""Arrivals count 1/e in a model's rate after this long: a few SLOs, so that bursts are seen."""
+
+
+class Stage(enum.Enum):
+    """How far a model has come on an executor; `registration.py` has the table."""
+
+    NEW = "new"
+    PREPARING = "preparing"
+    PREPARED = "prepared"
+    PROBING = "probing"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@attrs.define(eq=False)
+class ArrivalRate:
+    """How often a model is asked for, in the recent past."""
+
+    _count: float = 0.0
+    _at_ns: int = 0
+
+    def count(self, *, now_ns: int) -> None:
+        """Count one arrival."""
+        self._count = 1.0 + self._count * math.exp((self._at_ns - now_ns) / RATE_DECAY_NS)
+        self._at_ns = now_ns
+
+    @property
+    def per_ns(self) -> float:
+        """Arrivals per ns, as of the last one."""
+        return self._count / RATE_DECAY_NS
+
+
+@attrs.define(eq=False)
+class ModelBooks:
+    """One model of the catalog."""
+
+    spec: ModelSpec
+    state: ModelState = ModelState.REGISTERING
+    detail: str = ""
+    removed: bool = False
+    queue: ModelQueue = attrs.field(factory=ModelQueue)
+    places: "dict[ExecutorId, Place]" = attrs.field(factory=dict)
+    serving: "list[Place]" = attrs.field(factory=list)
+    """Its places that are READY and whose weights are, or will be, in pages."""
+    turn: int = 0
+    """Where the next look at `serving` begins, so that many replicas share the load."""
+    popularity: Popularity = attrs.field(factory=Popularity)
+    rate: ArrivalRate = attrs.field(factory=ArrivalRate)
+    open: int = 0
+    """Promised requests that are planned or committed, or wait for a place."""
+    in_flight: int = 0
+    """Actions of this model that were sent and not answered."""
+
+    @property
+    def model_id(self) -> ModelId:
+        """Its id."""
+        return self.spec.model_id
+
+
+@attrs.define(eq=False)
+class Place:
+    """One model on one executor."""
+
+    model: ModelBooks
+    executor: "ExecutorBooks"
+    costs: CostTable
+    stage: Stage = Stage.NEW
+    residency: Residency = Residency.COLD
+    warm_ns: int = 0
+    """When the LOAD is expected to have ended; meaningful while LOADING or WARM."""
+    batches: list[PlannedBatch] = attrs.field(factory=list)
+    in_flight: int = 0
+    probes: deque[int] = attrs.field(factory=deque)
+    """Batch sizes still to be probed, in order."""
+    probes_done: int = 0
+    probes_total: int = 0
+    warm_ups: int = 0
+    """How many runs of a size are thrown away."""
+    retries: int = 0
+
+    def expected_count(self, batch: PlannedBatch, count: int, wait_ns: int) -> int:
+        """Guess how large a batch of this place will be when it starts in `wait_ns`."""
+        largest = batch.costs.largest
+        if count >= largest or wait_ns <= 0 or batch is not self.batches[-1]:
+            return count
+        rate = self.model.rate.per_ns / max(1, len(self.model.serving))
+        return min(largest, count + int(rate * wait_ns + 0.5))
+
+    def serve_if_ready(self) -> None:
+        """Enter the model's serving places when it can be planned for here."""
+        if (
+            self.stage is Stage.READY
+            and self.residency is not Residency.COLD
+            and not self.model.removed
+            and self not in self.model.serving
+        ):
+            self.model.serving.append(self)
+
+    def stop_serving(self) -> None:
+        """Leave the model's serving places."""
+        if self in self.model.serving:
+            self.model.serving.remove(self)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether promised or committed work needs its weights."""
+        return bool(self.batches) or self.in_flight > 0
+
+
+@attrs.define(eq=False)
+class ExecutorBooks:
+    """One executor, as far as its answers and our orders tell."""
+
+    executor_id: ExecutorId
+    name: str
+    device: DeviceDescription
+    pages: PageBooks
+    pipe: PipeDelay
+    infer: Lane[Work] = attrs.field(factory=lambda: Lane[Work]())
+    load: Lane[Work] = attrs.field(factory=lambda: Lane[Work]())
+    plan: ExecutorPlan = attrs.field(factory=ExecutorPlan)
+    eviction: EvictionOrder = attrs.field(factory=EvictionOrder)
+    places: dict[ModelId, Place] = attrs.field(factory=dict)
+    prepared: set[ModelId] = attrs.field(factory=set)
+    """Told when it joined, of models that this controller does not know yet."""
+    resident: set[ModelId] = attrs.field(factory=set)
+    bring_up: deque[Place] = attrs.field(factory=deque)
+    """Places still to be prepared and probed, in order."""
+    waiting_since_ns: int | None = None
+    """Since when the first of `bring_up` waits for a gap."""
+    wake_ns: int | None = None
+    """When to look at it again if nothing happens before."""
+    quiescing: bool = False
+    """Nothing new is planned here until the plan is empty, so that `bring_up` gets its turn."""
+    warm_programs: set[str] = attrs.field(factory=set)
+    key: DeviceKey = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.key = device_key(self.device)
+        if self.device.shared_lanes:
+            self.load = self.infer
+
+    def start_ns(self, now_ns: int) -> int:
+        """Predict when the next action that is sent to the INFER lane could start."""
+        free_ns = self.infer.free_ns(now_ns=now_ns, return_ns=self.pipe.return_ns)
+        return max(free_ns, now_ns + self.pipe.delay_ns)
+
+    def load_start_ns(self, now_ns: int) -> int:
+        """Predict when the next LOAD that is sent could start."""
+        free_ns = self.load.free_ns(now_ns=now_ns, return_ns=self.pipe.return_ns)
+        return max(free_ns, now_ns + self.pipe.delay_ns)
+
+
+@attrs.define(eq=False)
+class Books:
+    """Everything that the scheduler knows."""
+
+    settings: SchedulerSettings
+    profiles: Profiles
+    models: dict[ModelId, ModelBooks] = attrs.field(factory=dict)
+    executors: dict[ExecutorId, ExecutorBooks] = attrs.field(factory=dict)
+    requests: dict[RequestId, Request] = attrs.field(factory=dict)
+    waiting: dict[ModelId, ModelBooks] = attrs.field(factory=dict)
+    """Models with somebody in their queue."""
+    waiting_count: int = 0
+    fresh: list[Request] = attrs.field(factory=list)
+    """Planned in this step, perhaps still to be told of."""
+    dirty: dict[ExecutorId, ExecutorBooks] = attrs.field(factory=dict)
+    """Executors to be looked at before this step ends."""
+    leaving: dict[ModelId, ModelBooks] = attrs.field(factory=dict)
+    """Removed models to be forgotten in this step if nothing of them is left."""
+    short: dict[ModelId, int] = attrs.field(factory=dict)
+    """Models that could not be fitted on the executors that serve them, and when last."""
+
+    def enqueue(self, request: Request) -> None:
+        """Let a request wait in its model's queue."""
+        request.model.queue.add(request)
+        self.waiting[request.model.spec.model_id] = request.model
+        self.waiting_count += 1
+
+    def dequeue(self, request: Request) -> None:
+        """Take a waiting request out of its model's queue."""
+        model = request.model
+        model.queue.remove(request)
+        self.waiting_count -= 1
+        if not model.queue:
+            del self.waiting[model.spec.model_id]
+
+    def open_of(self, gateway_id: GatewayId) -> list[Request]:
+        """Find a gateway's open requests; only after its loss, since it looks at all."""
+        return [each for each in self.requests.values() if each.gateway_id == gateway_id]

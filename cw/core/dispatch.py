@@ -1,0 +1,238 @@
+"""Dispatch: turning choices into actions, windows and messages, and the books that go with them.
+
+The concept: here is the one place where actions are made. It numbers them, gives them windows and
+tickets, commits them to their lane's timeline, and collects the commands of one step. It chooses
+nothing: policies and `registration.py` did.
+
+A window starts now, since a lane runs its actions in the order of sending anyway and an early end
+before it should not be wasted. It ends at the last start at which all riders are still in time, but
+not so late that waiting for inputs could cost other promises: a lane waits until `latest`.
+
+Neighbours: `scheduler.py` and `registration.py` call it; `timeline.py` and `pages.py` remember.
+"""
+
+import hashlib
+from typing import Final
+
+import attrs
+
+from cw.core import placement
+from cw.core.books import Books, ExecutorBooks, Place
+from cw.core.commands import Command, Decide, SendAction
+from cw.core.plan import PlannedBatch
+from cw.core.requests import Request, RequestState
+from cw.core.residency import Residency
+from cw.core.timeline import Committed, Lane
+from cw.core.work import Work
+from cw.messages import (
+    Action,
+    ActionId,
+    Assign,
+    Assignment,
+    Epoch,
+    GatewayId,
+    Infer,
+    Load,
+    ModelId,
+    Prepare,
+    Slot,
+    Ticket,
+    Unload,
+    Window,
+)
+from cw.units import SECOND
+
+PATIENCE_NS: Final = 10 * SECOND
+"""Windows of actions that nobody waits for by the millisecond: PREPARE, LOAD, probes."""
+
+
+@attrs.define(eq=False)
+class Dispatcher:
+    """Makes actions; collects commands until the step ends."""
+
+    books: Books
+    epoch: Epoch
+    _ticket_key: bytes
+    _next_action: int = 1
+    commands: list[Command] = attrs.field(factory=list)
+
+    def take_commands(self) -> list[Command]:
+        """Hand over what was collected."""
+        commands, self.commands = self.commands, []
+        return commands
+
+    def infer(self, batch: PlannedBatch, now_ns: int) -> None:
+        """Send a batch and tell its gateways; its requests are PLANNED and in no plan any more."""
+        place, riders = batch.place, batch.requests
+        executor, count = place.executor, len(riders)
+        device_ns = batch.costs.by_count[count]
+        busy_ns = device_ns + executor.pipe.overhead_ns
+        start_ns = executor.start_ns(now_ns)
+        spare_ns = executor.plan.least_spare_ns(
+            start_ns + busy_ns, executor.pipe.overhead_ns, now_ns
+        )
+        settings = self.books.settings
+        action_id = self._name()
+        action = Infer(
+            action_id=action_id,
+            model_id=place.model.model_id,
+            batch_size=batch.costs.size_for[count],
+            slots=tuple(
+                Slot(
+                    request_id=rider.request_id,
+                    attempt=rider.attempt,
+                    deadline_ns=rider.deadline_ns,
+                )
+                for rider in riders
+            ),
+            ticket=self._ticket(action_id),
+            expected_ns=device_ns,
+            window=Window(
+                earliest_ns=now_ns,
+                latest_ns=max(
+                    start_ns + settings.schedule_ahead_ns,
+                    min(
+                        batch.due_ns - busy_ns,
+                        start_ns + max(settings.schedule_ahead_max_ns, spare_ns),
+                    ),
+                ),
+            ),
+        )
+        work = Work(place, requests=list(riders), device_ns=device_ns)
+        committed = self._commit(executor, executor.infer, action, busy_ns, work, now_ns)
+        self._assign(committed, action, riders, now_ns)
+
+    def _assign(
+        self, committed: Committed[Work], action: Infer, riders: list[Request], now_ns: int
+    ) -> None:
+        finish_ns = committed.end_ns + self.books.settings.margin_ns
+        shares: dict[GatewayId, list[Assignment]] = {}
+        for position, rider in enumerate(riders):
+            rider.move(RequestState.COMMITTED)
+            rider.batch, rider.committed, rider.predicted_ns = None, committed, finish_ns
+            rider.note(now_ns, f"assigned to action {action.action_id}")
+            shares.setdefault(rider.gateway_id, []).append(
+                Assignment(request_id=rider.request_id, attempt=rider.attempt, position=position)
+            )
+        for gateway_id, assignments in shares.items():
+            self.commands.append(
+                Decide(
+                    gateway_id=gateway_id,
+                    decision=Assign(
+                        epoch=self.epoch,
+                        action_id=action.action_id,
+                        ticket=action.ticket,
+                        executor_id=committed.cargo.place.executor.executor_id,
+                        predicted_finish_ns=finish_ns,
+                        assignments=tuple(assignments),
+                    ),
+                )
+            )
+
+    def probe(self, place: Place, batch_size: int, now_ns: int) -> None:
+        """Send an INFER without requests, to be measured."""
+        executor = place.executor
+        device_ns = place.costs.by_count[batch_size]
+        action_id = self._name()
+        action = Infer(
+            action_id=action_id,
+            model_id=place.model.model_id,
+            batch_size=batch_size,
+            slots=(),
+            ticket=self._ticket(action_id),
+            expected_ns=device_ns,
+            window=Window(earliest_ns=now_ns, latest_ns=now_ns + PATIENCE_NS),
+        )
+        work = Work(place, device_ns=device_ns, probe=True)
+        busy_ns = device_ns + executor.pipe.overhead_ns
+        self._commit(executor, executor.infer, action, busy_ns, work, now_ns)
+
+    def prepare(self, place: Place, expected_ns: int, now_ns: int) -> None:
+        """Send a PREPARE."""
+        executor = place.executor
+        action = Prepare(
+            action_id=self._name(),
+            model=place.model.spec,
+            expected_ns=expected_ns,
+            window=Window(earliest_ns=now_ns, latest_ns=now_ns + PATIENCE_NS),
+        )
+        work = Work(place, device_ns=expected_ns)
+        self._commit(executor, executor.infer, action, expected_ns, work, now_ns)
+
+    def load(self, place: Place, now_ns: int) -> bool:
+        """Send a LOAD, and before it the UNLOADs that it needs; False if pages can't be freed."""
+        executor, spec = place.executor, place.model.spec
+        victims = placement.choose_victims(self.books, place)
+        if victims is None:
+            return False
+        for model_id in victims:
+            self.unload(executor, model_id)
+        executor.pages.claim(spec.model_id, spec.pages)
+        executor.eviction.add(spec.model_id, place.model.popularity.key)
+        load_ns = self.books.profiles.load_ns(executor.device, spec.image_bytes)
+        action = Load(
+            action_id=self._name(),
+            model_id=spec.model_id,
+            expected_ns=load_ns,
+            window=Window(earliest_ns=now_ns, latest_ns=now_ns + PATIENCE_NS),
+        )
+        work = Work(place, device_ns=load_ns)
+        committed = self._commit(executor, executor.load, action, load_ns, work, now_ns)
+        place.residency, place.warm_ns = Residency.LOADING, committed.end_ns
+        place.serve_if_ready()
+        return True
+
+    def unload(self, executor: ExecutorBooks, model_id: ModelId, *, forget: bool = False) -> None:
+        """Send an UNLOAD; the books are clear at once, since orders are carried out in order."""
+        executor.pages.release(model_id)
+        executor.eviction.discard(model_id)
+        place = executor.places.get(model_id)
+        if place is not None:
+            place.residency = Residency.COLD
+            place.stop_serving()
+        action = Unload(action_id=self._name(), model_id=model_id, forget=forget)
+        self.commands.append(SendAction(executor_id=executor.executor_id, action=action))
+
+    def _commit(
+        self,
+        executor: ExecutorBooks,
+        lane: Lane[Work],
+        action: Prepare | Load | Infer,
+        busy_ns: int,
+        work: Work,
+        now_ns: int,
+    ) -> Committed[Work]:
+        ready_ns = now_ns + executor.pipe.delay_ns
+        free_ns = lane.free_ns(now_ns=now_ns, return_ns=executor.pipe.return_ns)
+        if isinstance(action, Infer) and work.place.residency is Residency.LOADING:
+            ready_ns = max(ready_ns, work.place.warm_ns)
+        committed = Committed[Work](
+            action=action,
+            sent_ns=now_ns,
+            ready_ns=ready_ns,
+            start_ns=max(free_ns, ready_ns),
+            busy_ns=busy_ns,
+            latest_ns=action.window.latest_ns,
+            cargo=work,
+        )
+        lane.commit(committed)
+        executor.plan.changed()
+        work.place.in_flight += 1
+        work.place.model.in_flight += 1
+        self._send(executor, action)
+        return committed
+
+    def _send(self, executor: ExecutorBooks, action: Action) -> None:
+        self.commands.append(SendAction(executor_id=executor.executor_id, action=action))
+
+    def _name(self) -> ActionId:
+        action_id = ActionId(self._next_action)
+        self._next_action += 1
+        return action_id
+
+    def _ticket(self, action_id: ActionId) -> Ticket:
+        # A keyed hash: whoever saw all tickets so far still can't tell the next one.
+        digest = hashlib.blake2b(
+            action_id.to_bytes(8, "big"), digest_size=8, key=self._ticket_key
+        ).digest()
+        return Ticket(int.from_bytes(digest, "big"))

@@ -1,0 +1,265 @@
+"""Lifecycle: how a request's attempts begin and end, and that it ends exactly once.
+
+The concept: a request leaves the books by one of five doors, each of which counts it once: settled
+by its gateway, refused, abandoned, cancelled, or gone with its gateway. Whatever becomes of an
+attempt in between (its executor died, its inputs came late), the request either gets another
+attempt or leaves by one of these doors.
+
+Neighbours: `scheduler.py` maps events to these steps; policies find places.
+"""
+
+import heapq
+from collections import OrderedDict
+from typing import Final
+
+import attrs
+
+from cw.core import ledger
+from cw.core.books import Books
+from cw.core.commands import Decide, SendCancel
+from cw.core.dispatch import Dispatcher
+from cw.core.policies.policy import Policy
+from cw.core.requests import Request, RequestState
+from cw.messages import (
+    Abandon,
+    Attempt,
+    Failure,
+    FailureKind,
+    Promise,
+    Refusal,
+    Refuse,
+    RequestId,
+    SettledAs,
+)
+from cw.units import SECOND
+
+STORIES_REMEMBERED: Final = 512
+SETTLE_GRACE_NS: Final = 5 * SECOND
+"""A gateway answers at the deadline. One that has not reported this long after never will."""
+
+
+@attrs.define(eq=False)
+class Lifecycle:
+    """Attempts and ends. Instants are cluster time, ns."""
+
+    books: Books
+    policy: Policy
+    dispatcher: Dispatcher
+    tally: ledger.Tally = attrs.field(factory=ledger.Tally)
+    _alarms: list[tuple[int, RequestId]] = attrs.field(factory=list)
+    _stories: OrderedDict[RequestId, Request] = attrs.field(factory=OrderedDict)
+
+    # --- beginnings -------------------------------------------------------------------------------
+
+    def open(self, request: Request, now_ns: int) -> None:
+        """Take a new request into the books."""
+        assert request.request_id not in self.books.requests
+        self.books.requests[request.request_id] = request
+        request.note(now_ns, f"arrived, {(request.deadline_ns - now_ns) / 1e6:.3f} ms left")
+        if request.promised:
+            request.model.open += 1
+        until_ns = request.deadline_ns if request.promised else request.hold_until_ns
+        heapq.heappush(self._alarms, (until_ns, request.request_id))
+
+    def tell_promises(self, now_ns: int) -> None:
+        """Tell gateways of what was planned in this step and not assigned in it, too."""
+        fresh, self.books.fresh = self.books.fresh, []
+        for request in fresh:
+            if not request.promised:
+                request.promised = True
+                request.model.open += 1
+            if request.state is RequestState.PLANNED:
+                assert request.batch is not None
+                executor = request.batch.place.executor
+                request.note(now_ns, f"promised, planned on {executor.name}")
+                promise = Promise(
+                    request_id=request.request_id,
+                    attempt=request.attempt,
+                    predicted_finish_ns=request.predicted_ns,
+                )
+                self.dispatcher.commands.append(
+                    Decide(gateway_id=request.gateway_id, decision=promise)
+                )
+
+    # --- attempts ---------------------------------------------------------------------------------
+
+    def withdraw(self, request: Request) -> None:
+        """Take a request out of wherever it stands, leaving it WAITING in no queue."""
+        match request.state:
+            case RequestState.WAITING:
+                self.books.dequeue(request)
+            case RequestState.PLANNED:
+                batch = request.batch
+                assert batch is not None
+                batch.remove(request)
+                plan = batch.place.executor.plan
+                if batch.requests:
+                    plan.changed()
+                else:
+                    plan.take(batch)
+                    batch.place.batches.remove(batch)
+                self.books.dirty[batch.place.executor.executor_id] = batch.place.executor
+                request.batch = None
+            case RequestState.COMMITTED:
+                committed = request.committed
+                assert committed is not None
+                riders = committed.cargo.requests
+                riders[riders.index(request)] = None
+                executor_id = committed.cargo.place.executor.executor_id
+                if executor_id in self.books.executors:
+                    self.dispatcher.commands.append(
+                        SendCancel(
+                            executor_id=executor_id,
+                            request_id=request.request_id,
+                            attempt=request.attempt,
+                        )
+                    )
+            case RequestState.RAN:
+                pass
+        if request.state is not RequestState.WAITING:
+            request.move(RequestState.WAITING)
+
+    def retry(self, request: Request, now_ns: int, why: str, *, kind: FailureKind) -> None:
+        """Begin the next attempt of a request that stands in no place, if time allows."""
+        request.attempt = Attempt(request.attempt + 1)
+        request.note(now_ns, f"{why}; attempt {request.attempt}")
+        self.place_promised(request, now_ns, kind=kind)
+
+    def place_promised(
+        self, request: Request, now_ns: int, *, force: bool = False, kind: FailureKind
+    ) -> None:
+        """Find a place for a promised request that stands in none, or give it up."""
+        places = [each for each in request.model.places.values() if each.costs.by_count]
+        least_ns = min((each.costs.by_count[1] for each in places), default=None)
+        if not force and (least_ns is None or now_ns + least_ns > request.deadline_ns):
+            self.abandon(
+                request,
+                Failure(kind=kind, message="no time is left for another attempt"),
+                now_ns,
+            )
+            return
+        self.policy.restore(request, force=force, now_ns=now_ns)
+        for place in places:
+            self.books.dirty[place.executor.executor_id] = place.executor
+
+    def ring(self, now_ns: int) -> None:
+        """Decide about those whose time is up."""
+        while self._alarms and self._alarms[0][0] <= now_ns:
+            _, request_id = heapq.heappop(self._alarms)
+            request = self.books.requests.get(request_id)
+            if request is None:
+                continue
+            if request.state is RequestState.WAITING and not request.promised:
+                refusal = self.policy.decide(request, now_ns=now_ns)
+                if refusal is not None:
+                    self._refuse(request, refusal, now_ns, at_arrival=False)
+                    continue
+            elif now_ns >= request.deadline_ns and self._overdue(request, now_ns):
+                continue
+            until_ns = request.deadline_ns
+            if now_ns >= until_ns:
+                until_ns += SETTLE_GRACE_NS
+            heapq.heappush(self._alarms, (until_ns, request_id))
+
+    def _overdue(self, request: Request, now_ns: int) -> bool:
+        """Deal with a request past its deadline; say whether it ended."""
+        if request.state is RequestState.WAITING:
+            kind = FailureKind.EXECUTOR_LOST if request.executor_lost else FailureKind.LATE
+            self.books.dequeue(request)
+            self.abandon(request, Failure(kind=kind, message="no executor had room"), now_ns)
+            return True
+        if now_ns >= request.deadline_ns + SETTLE_GRACE_NS:
+            self.withdraw(request)
+            self._count_broken(request)
+            self._close(request, now_ns, "its gateway never settled it")
+            return True
+        return False
+
+    @property
+    def next_alarm_ns(self) -> int | None:
+        """Say when `ring` wants to be called."""
+        while self._alarms and self._alarms[0][1] not in self.books.requests:
+            heapq.heappop(self._alarms)
+        return self._alarms[0][0] if self._alarms else None
+
+    # --- ends -------------------------------------------------------------------------------------
+
+    def refuse_at_arrival(self, request: Request, refusal: Refusal, now_ns: int) -> None:
+        """Refuse a request that stands in no place."""
+        self._refuse(request, refusal, now_ns, at_arrival=True)
+
+    def _refuse(self, request: Request, refusal: Refusal, now_ns: int, *, at_arrival: bool) -> None:
+        self.tally.refuse(refusal.reason, at_arrival=at_arrival)
+        decision = Refuse(request_id=request.request_id, attempt=request.attempt, refusal=refusal)
+        self.dispatcher.commands.append(Decide(gateway_id=request.gateway_id, decision=decision))
+        self._close(request, now_ns, f"refused: {refusal.reason.value}")
+
+    def abandon(self, request: Request, failure: Failure, now_ns: int) -> None:
+        """Give up a request that stands in no place."""
+        if request.promised:
+            self._count_broken(request)
+        else:
+            self.tally.fail(failure.kind)
+        decision = Abandon(request_id=request.request_id, attempt=request.attempt, failure=failure)
+        self.dispatcher.commands.append(Decide(gateway_id=request.gateway_id, decision=decision))
+        self._close(request, now_ns, f"abandoned: {failure.kind.value}")
+
+    def settle(self, request: Request, outcome: SettledAs, now_ns: int) -> None:
+        """Its gateway answered it, finally."""
+        committed = request.committed if request.state is RequestState.COMMITTED else None
+        if outcome is SettledAs.KEPT:
+            self._ran_already(request)
+        self.withdraw(request)
+        match outcome:
+            case SettledAs.KEPT:
+                self.tally.keep()
+            case SettledAs.CANCELLED:
+                self.tally.fail(FailureKind.CANCELLED)
+            case SettledAs.LATE | SettledAs.FAILED if not request.promised:
+                self.tally.fail(outcome.value)
+            case _ if committed is not None and not request.cause:
+                # Its action will tell why, or the loss of its executor.
+                committed.cargo.late.append(request)
+            case _:
+                self._count_broken(request)
+        self._close(request, now_ns, f"settled: {outcome.value}")
+
+    def _ran_already(self, request: Request) -> None:
+        """Note that outputs came before the action's result did: there is nothing to cancel."""
+        if request.state is RequestState.COMMITTED:
+            assert request.committed is not None
+            riders = request.committed.cargo.requests
+            riders[riders.index(request)] = None
+            request.move(RequestState.RAN)
+
+    def cancel(self, request: Request, now_ns: int, why: str) -> None:
+        """Nobody waits for the answer any more."""
+        self.withdraw(request)
+        self.tally.fail(FailureKind.CANCELLED)
+        self._close(request, now_ns, why)
+
+    def count_late(self, request: Request, cause: str) -> None:
+        """Count a broken promise of which the cause became known only now."""
+        request.cause = request.cause or cause
+        self._count_broken(request)
+
+    def _count_broken(self, request: Request) -> None:
+        lost = ledger.EXECUTOR_LOST if request.executor_lost else ""
+        self.tally.break_promise(lost or request.cause or ledger.STARTED_LATE)
+
+    def _close(self, request: Request, now_ns: int, what: str) -> None:
+        request.note(now_ns, what)
+        del self.books.requests[request.request_id]
+        if request.promised:
+            request.model.open -= 1
+        if request.model.removed:
+            self.books.leaving[request.model.model_id] = request.model
+        request.committed = None
+        self._stories[request.request_id] = request
+        if len(self._stories) > STORIES_REMEMBERED:
+            self._stories.popitem(last=False)
+
+    def story(self, request_id: RequestId) -> list[str]:
+        """Tell what became of a request, one line a step; of ended ones, the last are known."""
+        request = self.books.requests.get(request_id) or self._stories.get(request_id)
+        return request.story() if request is not None else []

@@ -1,0 +1,198 @@
+"""Plans: the promised batches of one executor, in the order in which they will run.
+
+The concept: a promise is a place in a plan. The plan is a list of batches behind the lane's
+predicted free time, and it is *feasible* when each batch, run one after the other, ends before its
+most urgent due time. Due order is optimal here: if any order keeps all promises, this one does
+(Jackson's rule). Two costs are kept for each batch: the *certain* one, of the requests in it, which
+no newcomer may make infeasible; and the *expected* one, which leaves room for the requests that
+will join before it starts. Newcomers that open a batch must respect the second; those that join one
+only the first, which is why batches grow under load instead of the plan filling up with small ones.
+
+Knows nothing of gateways, LOADs or commands. Neighbours: `policies/default.py` fits and dispatches.
+
+Source: design/0005.
+"""
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from cw.core.profile import CostTable
+from cw.core.requests import Request
+
+if TYPE_CHECKING:
+    from cw.core.books import Place
+
+
+@attrs.define(eq=False)
+class PlannedBatch:
+    """Promised requests of one model that will run together on one executor."""
+
+    place: "Place"
+    costs: CostTable
+    due_ns: int
+    """When the most urgent of its requests is due."""
+    release_ns: int
+    """When the weights are there; not started before."""
+    requests: list[Request] = attrs.field(factory=list)
+
+    def add(self, request: Request) -> None:
+        """Let one more request ride along; the batch must not be full."""
+        assert len(self.requests) < self.costs.largest
+        self.requests.append(request)
+        self.due_ns = min(self.due_ns, request.due_ns)
+
+    def remove(self, request: Request) -> None:
+        """Let a request go that ended before its batch ran."""
+        self.requests.remove(request)
+        if self.requests:
+            self.due_ns = min(rider.due_ns for rider in self.requests)
+
+
+@attrs.define(eq=False)
+class Fit:
+    """A place found for requests: in `batch`, or in a new batch put at `index`."""
+
+    place: "Place"
+    batch: PlannedBatch | None
+    index: int
+    finish_ns: int
+    """Predicted end, with the expected growth of all batches before it."""
+
+
+@attrs.define(eq=False)
+class ExecutorPlan:
+    """The promised batches of one executor. All durations and instants in ns."""
+
+    batches: list[PlannedBatch] = attrs.field(factory=list)
+    finishes: list[int] = attrs.field(factory=list)
+    """Certain end of each batch, after `walk`."""
+    spare: list[int] = attrs.field(factory=list)
+    """By how much batch i and all behind it can be moved back, after `walk`."""
+    expected_finishes: list[int] = attrs.field(factory=list)
+    expected_spare: list[int] = attrs.field(factory=list)
+    _walked_from: int = -1
+
+    def changed(self) -> None:
+        """Forget what `walk` found, since a batch or an estimate changed."""
+        self._walked_from = -1
+
+    def walk(self, start_ns: int, overhead_ns: int, now_ns: int) -> None:
+        """Predict every batch's end and slack.
+
+        Args:
+            start_ns: When the first batch can start.
+            overhead_ns: What each batch holds the lane beyond its estimate.
+            now_ns: Cluster time; growth is expected from now on.
+        """
+        if start_ns == self._walked_from:
+            return
+        self._walked_from = start_ns
+        end_ns = expected_ns = start_ns
+        finishes: list[int] = []
+        expected_finishes: list[int] = []
+        for batch in self.batches:
+            count, by_count = len(batch.requests), batch.costs.by_count
+            release_ns = batch.release_ns
+            end_ns = max(end_ns, release_ns) + by_count[count] + overhead_ns
+            finishes.append(end_ns)
+            expected_ns = max(expected_ns, release_ns)
+            count = batch.place.expected_count(batch, count, expected_ns - now_ns)
+            expected_ns += by_count[count] + overhead_ns
+            expected_finishes.append(expected_ns)
+        self.finishes, self.expected_finishes = finishes, expected_finishes
+        self.spare = self._spare(finishes)
+        self.expected_spare = self._spare(expected_finishes)
+
+    def _spare(self, finishes: list[int]) -> list[int]:
+        spare = [0] * len(finishes)
+        least = 1 << 62
+        for index in range(len(finishes) - 1, -1, -1):
+            least = min(least, self.batches[index].due_ns - finishes[index])
+            spare[index] = least
+        return spare
+
+    def fit_join(self, batch: PlannedBatch, count: int, due_ns: int) -> Fit | None:
+        """Say where `count` more requests end if they ride in `batch`, if nobody is hurt.
+
+        To be called after `walk`. A newcomer due before the batch keeps the batch's position: the
+        order is then no longer by due time, but each end is checked as it will be.
+        """
+        riders = len(batch.requests)
+        if riders + count > batch.costs.largest:
+            return None
+        index = self.batches.index(batch)
+        growth_ns = batch.costs.by_count[riders + count] - batch.costs.by_count[riders]
+        end_ns = self.finishes[index] + growth_ns
+        if end_ns > due_ns or growth_ns > self.spare[index]:
+            return None
+        finish_ns = max(end_ns, min(self.expected_finishes[index] + growth_ns, due_ns))
+        return Fit(batch.place, batch, index, finish_ns)
+
+    def fit_new(
+        self,
+        place: "Place",
+        cost_ns: int,
+        expected_cost_ns: int,
+        due_ns: int,
+        release_ns: int,
+        *,
+        respect_growth: bool,
+    ) -> Fit | None:
+        """Say where a new batch ends, if nobody is hurt. To be called after `walk`.
+
+        Args:
+            place: The model on this plan's executor.
+            cost_ns: The batch's certain cost, the lane's overhead included.
+            expected_cost_ns: The same with its own expected growth.
+            due_ns: When its most urgent request is due.
+            release_ns: When its weights are there.
+            respect_growth: Leave room for the growth of all batches.
+        """
+        batches = self.batches
+        index = len(batches)
+        while index and batches[index - 1].due_ns > due_ns:
+            index -= 1
+        # What runs before the weights are there costs nothing: let it go first.
+        while index < len(batches) and self._before(index) < release_ns:
+            index += 1
+        before_ns = self._before(index)
+        end_ns = max(before_ns, release_ns) + cost_ns
+        if end_ns > due_ns or (index < len(batches) and self.spare[index] < end_ns - before_ns):
+            return None
+        expected_before_ns = self.expected_finishes[index - 1] if index else before_ns
+        expected_ns = max(expected_before_ns, release_ns) + expected_cost_ns
+        if respect_growth and (
+            expected_ns > due_ns
+            or (
+                index < len(batches)
+                and self.expected_spare[index] < expected_ns - expected_before_ns
+            )
+        ):
+            return None
+        return Fit(place, None, index, max(end_ns, min(expected_ns, due_ns)))
+
+    def _before(self, index: int) -> int:
+        return self.finishes[index - 1] if index else self._walked_from
+
+    def force_index(self, due_ns: int) -> int:
+        """Say where a batch belongs by due time, whoever is hurt."""
+        index = len(self.batches)
+        while index and self.batches[index - 1].due_ns > due_ns:
+            index -= 1
+        return index
+
+    def insert(self, index: int, batch: PlannedBatch) -> None:
+        """Put a batch into the plan."""
+        self.batches.insert(index, batch)
+        self.changed()
+
+    def take(self, batch: PlannedBatch) -> None:
+        """Take a batch out of the plan."""
+        self.batches.remove(batch)
+        self.changed()
+
+    def least_spare_ns(self, start_ns: int, overhead_ns: int, now_ns: int) -> int:
+        """Say by how much the whole plan can be moved back; very much when it is empty."""
+        self.walk(start_ns, overhead_ns, now_ns)
+        return self.spare[0] if self.spare else 1 << 62

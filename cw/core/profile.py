@@ -1,0 +1,257 @@
+"""Profiles: how long things take, learnt from what was measured, as bounds to plan with.
+
+The concept: a duration is known per (program, batch size, kind of device) as a sliding window of
+measurements, and the *estimate* is a high quantile of it. Planning needs a bound that holds nearly
+always, since every estimate below what comes true endangers the promises queued behind. It also
+needs robustness: one outlier (a page fault, an interrupt) must not double a bound for hours, so the
+single largest measurement of a window counts only when a second one confirms it. And it needs to
+notice change: when the device became slower or faster, old measurements are dropped at once.
+
+LOADs are learnt likewise, per kind of device and size in bytes.
+
+Knows nothing of models, queues or time of day. Neighbours: `scheduler.py` feeds it from
+`ActionResult`; `plan.py` and `admission.py` read `CostTable.by_count`.
+
+Source: Clockwork (OSDI 2020) section 5.3 plans with the 99th percentile of the last 10.
+"""
+
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Iterable
+from typing import Final, NewType
+
+import attrs
+
+from cw.messages import DeviceDescription, ProfileEntry
+from cw.units import MS, SECOND
+
+DeviceKey = NewType("DeviceKey", tuple[str, str])
+"""Equal devices (kind, name) share their profiles."""
+
+OUTLIER_RATIO: Final = 1.1
+"""A lone largest measurement this far above the next one is set aside until confirmed."""
+SLOWER_RUN: Final = 4
+"""So many measurements above the estimate in a row are a slower device, not bad luck: at a 99 %
+quantile the odds are 1 in 10^8."""
+FASTER_RUN: Final = 32
+"""So many in a row clearly below the median are a faster device. Longer than `SLOWER_RUN`, since a
+bound too high costs a little throughput and one too low breaks promises."""
+FASTER_RATIO: Final = 0.9
+UNKNOWN_NS: Final = 20 * MS
+"""Planned for one sample of a program that was never measured anywhere."""
+LOAD_OVERHEAD_NS: Final = MS
+"""Added to a LOAD's first guess, made of the bytes alone."""
+
+
+def device_key(device: DeviceDescription) -> DeviceKey:
+    """Say with which other devices a device shares its profiles."""
+    return DeviceKey((device.kind, device.name))
+
+
+@attrs.define(eq=False)
+class DurationWindow:
+    """The last durations of one thing, and the bound to plan with. Durations in ns."""
+
+    size: int
+    quantile: float
+    _recent: deque[int] = attrs.field(factory=deque)
+    _ordered: list[int] = attrs.field(factory=list)
+    _above: int = 0
+    _below: int = 0
+    estimate_ns: int = 0
+
+    def __len__(self) -> int:
+        """Count the measurements remembered."""
+        return len(self._recent)
+
+    def add(self, duration_ns: int) -> bool:
+        """Learn one measurement; say whether the estimate moved."""
+        before_ns = self.estimate_ns
+        if len(self._recent) == self.size:
+            oldest = self._recent.popleft()
+            del self._ordered[bisect_left(self._ordered, oldest)]
+        self._recent.append(duration_ns)
+        insort(self._ordered, duration_ns)
+        self._watch_for_change(duration_ns, before_ns)
+        self.estimate_ns = self._bound_ns()
+        return self.estimate_ns != before_ns
+
+    def at(self, quantile: float) -> int:
+        """Read a quantile (nearest rank, rounded up); 0 when nothing was measured."""
+        if not self._ordered:
+            return 0
+        return self._ordered[min(len(self._ordered) - 1, int(quantile * len(self._ordered)))]
+
+    def _bound_ns(self) -> int:
+        ordered = self._ordered
+        index = min(len(ordered) - 1, int(self.quantile * len(ordered)))
+        # In a short window the quantile is the maximum: let it count only when confirmed.
+        lone = index == len(ordered) - 1 and index >= 2
+        if lone and ordered[index] > OUTLIER_RATIO * ordered[index - 1]:
+            return ordered[index - 1]
+        return ordered[index]
+
+    def _watch_for_change(self, duration_ns: int, estimate_ns: int) -> None:
+        if not estimate_ns:
+            return
+        self._above = self._above + 1 if duration_ns > estimate_ns else 0
+        faster = duration_ns < FASTER_RATIO * self._ordered[len(self._ordered) // 2]
+        self._below = self._below + 1 if faster else 0
+        if self._above >= SLOWER_RUN:
+            self._forget_all_but(SLOWER_RUN)
+        elif self._below >= FASTER_RUN:
+            self._forget_all_but(FASTER_RUN)
+
+    def _forget_all_but(self, count: int) -> None:
+        while len(self._recent) > count:
+            self._recent.popleft()
+        self._ordered = sorted(self._recent)
+        self._above = self._below = 0
+
+
+@attrs.define(eq=False)
+class CostTable:
+    """What a batch of n costs on one kind of device: the table that all planning reads."""
+
+    batch_sizes: tuple[int, ...]
+    windows: dict[int, DurationWindow]
+    by_count: list[int] = attrs.field(factory=list)
+    """Index n: the estimate (ns) of a batch of n requests, padded up. Index 0 is 0."""
+    size_for: list[int] = attrs.field(factory=list)
+    """Index n: the captured size that runs n requests."""
+
+    def __attrs_post_init__(self) -> None:
+        self.refresh()
+
+    @property
+    def largest(self) -> int:
+        """The most requests that one batch holds."""
+        return self.batch_sizes[-1]
+
+    @property
+    def known(self) -> bool:
+        """Whether every batch size was measured."""
+        return all(len(self.windows[size]) for size in self.batch_sizes)
+
+    def refresh(self) -> None:
+        """Bring the table in step with its windows, after an estimate moved."""
+        costs = self._cost_per_size()
+        by_count, size_for = [0], [0]
+        for count in range(1, self.largest + 1):
+            fitting = [size for size in self.batch_sizes if size >= count]
+            # Padding further up is right when the larger size happens to be measured faster.
+            best = min(fitting, key=lambda size: (costs[size], size))
+            by_count.append(costs[best])
+            size_for.append(best)
+        self.by_count, self.size_for = by_count, size_for
+
+    def _cost_per_size(self) -> dict[int, int]:
+        measured = {size: self.windows[size].estimate_ns for size in self.batch_sizes}
+        known = [(size, ns) for size, ns in measured.items() if ns]
+        costs = {}
+        for size, estimate_ns in measured.items():
+            if estimate_ns:
+                costs[size] = estimate_ns
+            elif known:
+                # In proportion to the nearest measured size: too high, since batching pays.
+                near, near_ns = min(known, key=lambda entry: abs(entry[0] - size))
+                costs[size] = max(near_ns, near_ns * size // near)
+            else:
+                costs[size] = UNKNOWN_NS * size
+        return costs
+
+
+@attrs.define(eq=False)
+class Profiles:
+    """Every measured duration of the cluster."""
+
+    window: int = 200
+    quantile: float = 0.99
+    _tables: dict[tuple[str, tuple[int, ...], DeviceKey], CostTable] = attrs.field(factory=dict)
+    _windows: dict[tuple[str, int, DeviceKey], DurationWindow] = attrs.field(factory=dict)
+    _tables_of: dict[tuple[str, DeviceKey], list[CostTable]] = attrs.field(factory=dict)
+    _loads: dict[tuple[DeviceKey, int], DurationWindow] = attrs.field(factory=dict)
+    _load_rates: dict[DeviceKey, DurationWindow] = attrs.field(factory=dict)
+
+    def costs(self, program: str, batch_sizes: tuple[int, ...], device: DeviceKey) -> CostTable:
+        """Find (or begin) the table of a program on a kind of device.
+
+        Args:
+            program: The program's sha256; weights do not change how long it takes.
+            batch_sizes: Captured sizes, ascending, the first 1.
+            device: Of `device_key`.
+        """
+        key = (program, batch_sizes, device)
+        table = self._tables.get(key)
+        if table is None:
+            windows = {size: self._window(program, size, device) for size in batch_sizes}
+            table = self._tables[key] = CostTable(batch_sizes, windows)
+            self._tables_of.setdefault((program, device), []).append(table)
+        return table
+
+    def learn_infer(
+        self, program: str, batch_size: int, device: DeviceKey, duration_ns: int
+    ) -> None:
+        """Learn one measured INFER (device time, ns)."""
+        if self._window(program, batch_size, device).add(duration_ns):
+            for table in self._tables_of.get((program, device), ()):
+                table.refresh()
+
+    def seed(
+        self, program: str, batch_size: int, device: DeviceKey, durations_ns: Iterable[int]
+    ) -> None:
+        """Take over measurements made before, such as a stored profile's."""
+        for duration_ns in durations_ns:
+            self.learn_infer(program, batch_size, device, duration_ns)
+
+    def learn_load(self, device: DeviceKey, size_bytes: int, duration_ns: int) -> None:
+        """Learn one measured LOAD of `size_bytes`."""
+        window = self._loads.get((device, size_bytes))
+        if window is None:
+            window = self._loads[device, size_bytes] = self._new_window()
+        window.add(duration_ns)
+        rates = self._load_rates.get(device)
+        if rates is None:
+            rates = self._load_rates[device] = self._new_window()
+        # Picoseconds per byte: at 64 GB/s a byte takes a sixtieth of a nanosecond.
+        rates.add(duration_ns * 1000 // max(1, size_bytes))
+
+    def load_ns(self, device: DeviceDescription, size_bytes: int) -> int:
+        """Bound a LOAD: by its own size's measurements, by others', or by the device's word."""
+        key = device_key(device)
+        window = self._loads.get((key, size_bytes))
+        if window is not None:
+            return window.estimate_ns
+        rates = self._load_rates.get(key)
+        if rates is not None:
+            return rates.estimate_ns * size_bytes // 1000 + LOAD_OVERHEAD_NS
+        rate = max(1, device.load_bytes_per_second)
+        return size_bytes * SECOND // rate + LOAD_OVERHEAD_NS
+
+    def entries(
+        self, program: str, batch_sizes: tuple[int, ...], device: DeviceKey
+    ) -> tuple[ProfileEntry, ...]:
+        """Show what was measured of a program on a kind of device."""
+        table = self.costs(program, batch_sizes, device)
+        return tuple(
+            ProfileEntry(
+                batch_size=size,
+                samples=len(window),
+                p50_ns=window.at(0.5),
+                p99_ns=window.at(0.99),
+                max_ns=window.at(1.0),
+                estimate_ns=table.by_count[size],
+            )
+            for size, window in table.windows.items()
+            if len(window)
+        )
+
+    def _new_window(self) -> DurationWindow:
+        return DurationWindow(self.window, self.quantile)
+
+    def _window(self, program: str, batch_size: int, device: DeviceKey) -> DurationWindow:
+        key = (program, batch_size, device)
+        window = self._windows.get(key)
+        if window is None:
+            window = self._windows[key] = self._new_window()
+        return window

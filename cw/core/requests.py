@@ -1,0 +1,88 @@
+"""Requests: where each open one stands, as a table.
+
+The concept: an open request is in exactly one place: waiting in its model's queue, planned in a
+batch of one executor, committed in an action that was sent, or ran and not yet settled by its
+gateway. The table below is the whole lifecycle; a step that is not in it is a bug.
+
+::
+
+    WAITING   held: neither promised nor refused yet; or promised and without a place, after its
+              executor was lost
+    PLANNED   promised, in a batch of some executor's plan
+    COMMITTED promised, its action sent
+    RAN       its action ran; only the gateway knows whether the answer was in time
+
+Knows nothing of how places are chosen. Neighbours: `scheduler.py` alone moves requests.
+"""
+
+import enum
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from cw.messages import Attempt, GatewayId, RequestId
+
+if TYPE_CHECKING:
+    from cw.core.books import ModelBooks
+    from cw.core.plan import PlannedBatch
+    from cw.core.timeline import Committed
+    from cw.core.work import Work
+
+
+class RequestState(enum.Enum):
+    """Where an open request stands; see the module's head."""
+
+    WAITING = "waiting"
+    PLANNED = "planned"
+    COMMITTED = "committed"
+    RAN = "ran"
+
+
+TRANSITIONS: Final[dict[RequestState, frozenset[RequestState]]] = {
+    RequestState.WAITING: frozenset({RequestState.PLANNED}),
+    # Back to WAITING: the executor was lost and no other has room yet.
+    RequestState.PLANNED: frozenset({RequestState.COMMITTED, RequestState.WAITING}),
+    # Back to WAITING: the attempt failed and the deadline allows another.
+    RequestState.COMMITTED: frozenset({RequestState.RAN, RequestState.WAITING}),
+    # Back to WAITING: it ran but its outputs were lost on the way.
+    RequestState.RAN: frozenset({RequestState.WAITING}),
+}
+
+
+@attrs.define(eq=False)
+class Request:
+    """One open request. Instants are cluster time."""
+
+    request_id: RequestId
+    gateway_id: GatewayId
+    model: "ModelBooks"
+    arrival_ns: int
+    deadline_ns: int
+    due_ns: int
+    """What is planned for: the deadline less the margin."""
+    hold_until_ns: int
+    attempt: Attempt
+    promised: bool = False
+    state: RequestState = RequestState.WAITING
+    batch: "PlannedBatch | None" = None
+    committed: "Committed[Work] | None" = None
+    predicted_ns: int = 0
+    """What the gateway was told last."""
+    executor_lost: bool = False
+    """Some attempt was lost with its executor."""
+    cause: str = ""
+    """Why it would be late, if it is: see `ledger.py`."""
+    history: list[tuple[int, str]] = attrs.field(factory=list)
+
+    def move(self, state: RequestState) -> None:
+        """Take one step of the lifecycle."""
+        assert state in TRANSITIONS[self.state], f"{self.state} -> {state}: {self.story()}"
+        self.state = state
+
+    def note(self, now_ns: int, what: str) -> None:
+        """Remember a step for `story`."""
+        self.history.append((now_ns, what))
+
+    def story(self) -> list[str]:
+        """Tell what happened so far, one line a step, times since the arrival."""
+        return [f"{(at_ns - self.arrival_ns) / 1e6:+.3f} ms {what}" for at_ns, what in self.history]

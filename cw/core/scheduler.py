@@ -1,0 +1,428 @@
+"""The scheduler: events in, commands out. The one object that decides for a whole cluster.
+
+The concept: `handle(*events, now_ns=...)` is a pure step. It changes the books, asks the policy,
+and returns what is to be done; the caller does it and feeds what comes of it back as events. The
+same object runs in the controller's actor and in the simulator. This file only sequences; each
+decision stands in its own:
+
+============================  ======================================================================
+an event                      and what it leads to
+============================  ======================================================================
+``RequestArrived``            `admission.closed`, then `Policy.arrive`: promised, held or refused
+``ActionDone``                `timeline` and `profile` learn; riders RAN, or another attempt
+``Settled``                   the request ends, kept or broken (`lifecycle`)
+``AttemptFailed``             another attempt, if time allows
+``Cancel``, ``GatewayLost``   the request ends
+``ExecutorJoined``            `registration` brings every model up there
+``ExecutorLost``              what was committed gets another attempt, what was planned a new place
+``ModelAdded``                `registration` brings it up everywhere
+``ModelRemoved``              the held are refused, the promised finish, then UNLOAD forget
+============================  ======================================================================
+
+After the events each executor that was touched is *advanced*: batches are committed while its lane
+is soon free, then registration steps, then LOADs. Executors that were not touched cost nothing.
+
+Knows no clock and draws no chance. Neighbours: all of `cw/core/` but the executor's side.
+"""
+
+import heapq
+from typing import assert_never
+
+from cw.config import SchedulerSettings
+from cw.core import admission, audit, views
+from cw.core.books import Books, ExecutorBooks, ModelBooks, Place, Stage
+from cw.core.commands import AnnounceModel, Command, DropExecutor
+from cw.core.dispatch import Dispatcher
+from cw.core.events import (
+    ActionDone,
+    Event,
+    ExecutorJoined,
+    ExecutorLost,
+    GatewayLost,
+    ModelAdded,
+    ModelRemoved,
+    RequestArrived,
+    TimerFired,
+)
+from cw.core.ledger import Tally
+from cw.core.lifecycle import Lifecycle
+from cw.core.pages import PageBooks
+from cw.core.policies import make_policy
+from cw.core.profile import Profiles
+from cw.core.registration import Registrar
+from cw.core.requests import Request
+from cw.core.results import Results
+from cw.core.timeline import PipeDelay
+from cw.messages import (
+    AttemptFailed,
+    Cancel,
+    ClusterStatus,
+    Descriptor,
+    Epoch,
+    ExecutorId,
+    Failure,
+    FailureKind,
+    ModelId,
+    ModelSpec,
+    ModelState,
+    ModelStatus,
+    Refusal,
+    RefusalReason,
+    RequestId,
+    Settled,
+    gateway_of,
+)
+from cw.units import US
+
+LOOK_AGAIN_NS = 20 * US
+"""Least time between two looks at one executor without an event: a timer that rings exactly when a
+lane is `lead` from free must not ring for ever."""
+
+
+class Scheduler:
+    """Decides for a cluster. One owner; no method waits.
+
+    Args:
+        settings: Bounds and the policy's name.
+        epoch: This reign's number, written into assignments.
+        ticket_seed: A secret of this reign, from which tickets are derived.
+    """
+
+    def __init__(self, settings: SchedulerSettings, *, epoch: Epoch, ticket_seed: int) -> None:
+        self.epoch = epoch
+        self.books = Books(settings, Profiles(settings.profile_window, settings.profile_quantile))
+        self.policy = make_policy(settings, self.books)
+        key = (ticket_seed & ((1 << 256) - 1)).to_bytes(32, "big")
+        self.dispatcher = Dispatcher(self.books, epoch, key)
+        self.lifecycle = Lifecycle(self.books, self.policy, self.dispatcher)
+        self.registrar = Registrar(self.books, self.dispatcher)
+        self.results = Results(self.books, self.lifecycle, self.registrar)
+        self._wakes: list[tuple[int, ExecutorId]] = []
+
+    @property
+    def tally(self) -> Tally:
+        """The counts of all requests so far."""
+        return self.lifecycle.tally
+
+    @property
+    def wake_at_ns(self) -> int | None:
+        """When to call `handle` even if nothing happens; cluster time."""
+        wakes, executors = self._wakes, self.books.executors
+        while wakes:
+            executor = executors.get(wakes[0][1])
+            if executor is not None and executor.wake_ns == wakes[0][0]:
+                break
+            heapq.heappop(wakes)
+        alarm_ns = self.lifecycle.next_alarm_ns
+        if not wakes:
+            return alarm_ns
+        return wakes[0][0] if alarm_ns is None else min(alarm_ns, wakes[0][0])
+
+    def handle(self, *events: Event, now_ns: int) -> list[Command]:
+        """Take what happened and say what to do.
+
+        Args:
+            events: In the order in which they happened.
+            now_ns: Cluster time; never before that of the last call.
+        """
+        for event in events:
+            self._take(event, now_ns)
+        self.lifecycle.ring(now_ns)
+        while self._wakes and self._wakes[0][0] <= now_ns:
+            executor = self.books.executors.get(self._wakes[0][1])
+            if executor is not None and executor.wake_ns == self._wakes[0][0]:
+                executor.wake_ns = None
+                self.books.dirty[executor.executor_id] = executor
+            heapq.heappop(self._wakes)
+        dirty = self.books.dirty
+        while dirty:
+            executor_id = next(iter(dirty))
+            executor = dirty.pop(executor_id)
+            if executor_id in self.books.executors:
+                self._advance(executor, now_ns)
+        while self.books.leaving:
+            self._forget_if_done(self.books.leaving.popitem()[1])
+        self.lifecycle.tell_promises(now_ns)
+        return self.dispatcher.take_commands()
+
+    def _take(self, event: Event, now_ns: int) -> None:
+        match event:
+            case RequestArrived(descriptor=descriptor):
+                self._arrive(descriptor, now_ns)
+            case ActionDone(executor_id=executor_id, result=result):
+                executor = self.books.executors.get(executor_id)
+                if executor is not None:
+                    fault = self.results.take(executor, result, now_ns)
+                    if fault is not None:
+                        self._drop(executor, fault, now_ns)
+            case Settled(request_id=request_id, outcome=outcome):
+                request = self.books.requests.get(request_id)
+                if request is not None:
+                    self.lifecycle.settle(request, outcome, now_ns)
+            case AttemptFailed(request_id=request_id, attempt=attempt, detail=detail):
+                request = self.books.requests.get(request_id)
+                if request is not None and request.attempt == attempt and request.committed:
+                    self.results.attempt_failed(request, detail, now_ns)
+            case Cancel(request_id=request_id):
+                request = self.books.requests.get(request_id)
+                if request is not None:
+                    self.lifecycle.cancel(request, now_ns, "cancelled by its caller")
+            case ExecutorJoined():
+                self._join(event)
+            case ExecutorLost(executor_id=executor_id):
+                executor = self.books.executors.get(executor_id)
+                if executor is not None:
+                    self._lose(executor, now_ns)
+            case GatewayLost(gateway_id=gateway_id):
+                for request in self.books.open_of(gateway_id):
+                    self.lifecycle.cancel(request, now_ns, "its gateway was lost")
+            case ModelAdded(spec=spec):
+                self._add_model(ModelBooks(spec))
+            case ModelRemoved(model_id=model_id):
+                self._remove_model(model_id, now_ns)
+            case TimerFired():
+                pass
+            case _:
+                assert_never(event)
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    def _arrive(self, descriptor: Descriptor, now_ns: int) -> None:
+        if descriptor.request_id in self.books.requests:
+            return
+        model = self.books.models.get(descriptor.model_id)
+        self.tally.arrived()
+        request = Request(
+            request_id=descriptor.request_id,
+            gateway_id=gateway_of(descriptor.request_id),
+            model=model or _unknown_model(),
+            arrival_ns=descriptor.arrival_ns,
+            deadline_ns=descriptor.deadline_ns,
+            due_ns=descriptor.deadline_ns - self.books.settings.margin_ns,
+            hold_until_ns=descriptor.deadline_ns,
+            attempt=descriptor.attempt,
+            promised=descriptor.promised,
+        )
+        request.hold_until_ns = max(now_ns, self.policy.hold_until_ns(request))
+        self.lifecycle.open(request, now_ns)
+        if model is None or model.removed:
+            failure = Failure(
+                kind=FailureKind.UNKNOWN_MODEL,
+                message=f"no model has the id {descriptor.model_id}; list the models",
+            )
+            self.lifecycle.abandon(request, failure, now_ns)
+            return
+        model.rate.count(now_ns=now_ns)
+        model.popularity.use(now_ns=now_ns)
+        if request.promised:
+            self.lifecycle.place_promised(
+                request, now_ns, force=True, kind=FailureKind.EXECUTOR_LOST
+            )
+            return
+        refusal = None
+        if not model.serving:
+            refusal = admission.closed(self.books, model)
+        refusal = refusal or self.policy.arrive(request, now_ns=now_ns)
+        if refusal is not None:
+            self.lifecycle.refuse_at_arrival(request, refusal, now_ns)
+
+    # --- models -----------------------------------------------------------------------------------
+
+    def _add_model(self, model: ModelBooks) -> None:
+        model_id = model.model_id
+        if model_id in self.books.models:
+            return
+        if len(self.books.models) >= self.books.settings.max_models:
+            model.state = ModelState.FAILED
+            model.detail = (
+                f"{len(self.books.models)} models are the bound (max_models); remove some, or "
+                "raise it"
+            )
+        self.books.models[model_id] = model
+        if model.state is not ModelState.FAILED:
+            for executor in self.books.executors.values():
+                self.registrar.place_model(model, executor)
+            self.registrar.judge(model)
+
+    def _remove_model(self, model_id: ModelId, now_ns: int) -> None:
+        model = self.books.models.get(model_id)
+        if model is None or model.removed:
+            return
+        model.removed = True
+        if model.state is ModelState.READY:
+            self.dispatcher.commands.append(AnnounceModel(model_id=model_id, ready=False))
+        for request in [each for each in model.queue if not each.promised]:
+            self.books.dequeue(request)
+            refusal = Refusal(
+                reason=RefusalReason.NOT_READY,
+                message=f"model {model.spec.name} was removed while the request waited",
+            )
+            self.lifecycle.refuse_at_arrival(request, refusal, now_ns)
+        self._forget_if_done(model)
+
+    def _forget_if_done(self, model: ModelBooks) -> None:
+        """Forget a removed model once nothing promised or sent of it is left."""
+        if not model.removed or model.open or model.in_flight or len(model.queue):
+            return
+        if self.books.models.get(model.model_id) is not model:
+            return
+        for place in list(model.places.values()):
+            executor = place.executor
+            if place.stage is not Stage.NEW or model.model_id in executor.prepared:
+                self.dispatcher.unload(executor, model.model_id, forget=True)
+            del executor.places[model.model_id]
+            if place in executor.bring_up:
+                executor.bring_up.remove(place)
+            self.books.dirty[executor.executor_id] = executor
+        model.places.clear()
+        model.serving.clear()
+        del self.books.models[model.model_id]
+
+    # --- executors --------------------------------------------------------------------------------
+
+    def _join(self, event: ExecutorJoined) -> None:
+        if event.executor_id in self.books.executors:
+            return
+        settings = self.books.settings
+        executor = ExecutorBooks(
+            executor_id=event.executor_id,
+            name=event.name,
+            device=event.device,
+            pages=PageBooks(event.device.pages_total),
+            pipe=PipeDelay(settings.schedule_ahead_ns, settings.schedule_ahead_max_ns),
+            prepared=set(event.prepared),
+            resident=set(event.resident),
+        )
+        self.books.executors[event.executor_id] = executor
+        for model in self.books.models.values():
+            if not model.removed:
+                self.registrar.place_model(model, executor)
+                self.registrar.judge(model)
+        self.books.dirty[event.executor_id] = executor
+
+    def _drop(self, executor: ExecutorBooks, reason: str, now_ns: int) -> None:
+        """Cut an executor off, and do without it from now on."""
+        command = DropExecutor(executor_id=executor.executor_id, reason=reason)
+        self.dispatcher.commands.append(command)
+        self._lose(executor, now_ns)
+
+    def _lose(self, executor: ExecutorBooks, now_ns: int) -> None:
+        """Find new places for what an executor had promised, most urgent first."""
+        del self.books.executors[executor.executor_id]
+        self.books.dirty.pop(executor.executor_id, None)
+        models = [place.model for place in executor.places.values()]
+        for place in executor.places.values():
+            place.stop_serving()
+            del place.model.places[executor.executor_id]
+            place.model.in_flight -= place.in_flight
+        self.results.executor_lost(executor, now_ns)
+        for model in models:
+            self.registrar.judge(model)
+            self._forget_if_done(model)
+
+    def _advance(self, executor: ExecutorBooks, now_ns: int) -> None:
+        """Commit what is due on one executor, and say when to look again."""
+        for lane in (executor.infer, executor.load):
+            overdue = lane.overdue(now_ns=now_ns)
+            if overdue is not None:
+                kind = type(overdue.action).__name__.upper()
+                reason = (
+                    f"{executor.name} never answered {kind} {overdue.action.action_id}, expected "
+                    f"at {overdue.end_ns} and given up at {now_ns}"
+                )
+                self._drop(executor, reason, now_ns)
+                return
+        if self.books.waiting:
+            self.policy.reconsider(executor, now_ns=now_ns)
+        while self._lane_is_due(executor, now_ns):
+            batch = self.policy.next_batch(executor, now_ns=now_ns)
+            if batch is None:
+                break
+            self.dispatcher.infer(batch, now_ns)
+        look_ns = None
+        if executor.bring_up:
+            look_ns = self.registrar.advance(executor, now_ns=now_ns)
+        if self.books.waiting or self.books.short:
+            self._load(executor, now_ns)
+        self._set_wake(executor, look_ns, now_ns)
+
+    def _load(self, executor: ExecutorBooks, now_ns: int) -> None:
+        place: Place | None
+        while (place := self.policy.next_load(executor, now_ns=now_ns)) is not None:
+            if not self.dispatcher.load(place, now_ns):
+                return
+            self.policy.reconsider(executor, now_ns=now_ns)
+
+    def _lane_is_due(self, executor: ExecutorBooks, now_ns: int) -> bool:
+        free_ns = executor.infer.free_ns(now_ns=now_ns, return_ns=executor.pipe.return_ns)
+        return free_ns <= now_ns + executor.pipe.lead_ns
+
+    def _set_wake(self, executor: ExecutorBooks, look_ns: int | None, now_ns: int) -> None:
+        """Say when to look at an executor again if nothing happens before."""
+        wake_ns = look_ns
+        for lane in (executor.infer, executor.load):
+            front = lane.front
+            if front is not None:
+                wake_ns = _earlier(wake_ns, front.lost_at_ns)
+        if executor.plan.batches or self.books.waiting:
+            lead_ns, return_ns = executor.pipe.lead_ns, executor.pipe.return_ns
+            if executor.infer.outstanding:
+                free_ns = executor.infer.free_ns(now_ns=now_ns, return_ns=return_ns)
+                wake_ns = _earlier(wake_ns, free_ns - lead_ns)
+            if executor.plan.batches and not self._lane_is_due_soon(executor, now_ns):
+                release_ns = min(batch.release_ns for batch in executor.plan.batches)
+                wake_ns = _earlier(wake_ns, release_ns - executor.pipe.delay_ns)
+            if executor.load is not executor.infer and executor.load.outstanding:
+                free_ns = executor.load.free_ns(now_ns=now_ns, return_ns=return_ns)
+                wake_ns = _earlier(wake_ns, free_ns - lead_ns)
+        if wake_ns is None:
+            executor.wake_ns = None
+            return
+        wake_ns = max(wake_ns, now_ns + LOOK_AGAIN_NS)
+        if wake_ns != executor.wake_ns:
+            executor.wake_ns = wake_ns
+            heapq.heappush(self._wakes, (wake_ns, executor.executor_id))
+
+    def _lane_is_due_soon(self, executor: ExecutorBooks, now_ns: int) -> bool:
+        return bool(executor.infer.outstanding)
+
+    # --- views ------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Assert every invariant of the books; slow, for tests."""
+        audit.validate(self.books)
+
+    def story(self, request_id: RequestId) -> list[str]:
+        """Tell what became of a request, one line a step; empty if it is not remembered."""
+        return self.lifecycle.story(request_id)
+
+    def status(self, now_ns: int) -> ClusterStatus:
+        """Show the whole cluster."""
+        return views.cluster_status(self.books, self.tally, self.epoch, now_ns)
+
+    def model_status(self, model_id: ModelId, now_ns: int) -> ModelStatus:
+        """Show one model.
+
+        Raises:
+            UnknownModel: There is none of that id.
+        """
+        return views.model_status(self.books, model_id)
+
+
+def _unknown_model() -> ModelBooks:
+    """Stand in for the model of a request that names none."""
+    spec = ModelSpec(
+        model_id=ModelId(0),
+        name="unknown",
+        program_sha256="",
+        weights_sha256="",
+        image_bytes=0,
+        inputs=(),
+        outputs=(),
+        batch_sizes=(1,),
+    )
+    return ModelBooks(spec)
+
+
+def _earlier(one_ns: int | None, other_ns: int) -> int:
+    return other_ns if one_ns is None else min(one_ns, other_ns)
