@@ -1,0 +1,159 @@
+"""The runner: arguments to a scenario, a scenario to a report."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+import attrs
+
+from cw.config import SchedulerSettings
+from cw.devices.profile_file import EmulationProfile, read_profile
+from cw.errors import ConfigError
+from cw.sim.faults import parse_faults
+from cw.sim.network import NetworkModel
+from cw.sim.report import Report, format_report, make_report
+from cw.sim.scenario import Scenario
+from cw.sim.world import World
+from cw.units import parse_duration_ns, parse_size_bytes
+from cw.workload.arrivals import parse_arrivals, parse_popularity
+
+
+def simulate(scenario: Scenario, *, validate_every: int = 0) -> Report:
+    """Run a scenario under all checkers and sum it up.
+
+    Raises:
+        InvariantBroken: Something happened that must never happen.
+        ConfigError: The models can't be registered on these devices.
+    """
+    journal = World(scenario, validate_every=validate_every).run()
+    return make_report(scenario, journal)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe a scenario's arguments."""
+    arg = parser.add_argument
+    arg("--models", type=int, default=8, help="how many (default: %(default)s)")
+    arg("--rate", type=float, default=None, help="requests/s of all models together")
+    arg("--slo", default="50ms", help="from arrival to answer (default: %(default)s)")
+    arg("--arrivals", default="poisson", help="poisson, constant, bursts or trace:FILE")
+    arg("--popularity", default="uniform", help="uniform or zipf:0.9")
+    arg("--seconds", type=float, default=30.0, help="of traffic (default: %(default)s)")
+    arg("--seed", type=int, default=1, help="same seed, same run (default: %(default)s)")
+    arg("--policy", default="default", help="default or clockwork")
+    arg("--margin", default=None, help="aimed at before each deadline, e.g. 1ms")
+    arg("--profile", default="cpu-resnet18", help="a shipped device profile, or a TOML file")
+    arg("--executors", type=int, default=1, help="equal devices (default: %(default)s)")
+    arg("--gateways", type=int, default=1, help="(default: %(default)s)")
+    arg("--noise", type=float, default=None, help="relative sigma, instead of the profile's")
+    arg("--outliers", type=float, default=None, help="probability, instead of the profile's")
+    arg("--pages", type=int, default=None, help="of device memory, instead of the profile's")
+    arg("--batch-sizes", default="", help="e.g. 1,2,4,8; default: those of the profile")
+    arg("--model-size", default=None, help="weights of one model, e.g. 100MB")
+    arg("--delay", default="0.25ms", help="of one message (default: %(default)s)")
+    arg("--jitter", default="0.025ms", help="mean, on top of it (default: %(default)s)")
+    arg("--bandwidth", default=None, help="of one link per second, e.g. 1GB; default: no limit")
+    arg("--faults", default="", help="e.g. die@5s:on=0:for=2s,slow@8s:for=1s:by=3 or random:3")
+    arg("--validate-every", type=int, default=0, help="check the scheduler after N events")
+    arg("--json", action="store_true", help="one JSON object on stdout")
+    arg("--repeatable", action="store_true", help="leave out what differs from run to run")
+
+
+def scenario_from(arguments: argparse.Namespace) -> Scenario:
+    """Make the scenario that the arguments describe.
+
+    Raises:
+        ConfigError: An argument is not what was expected.
+    """
+    for name in ("models", "executors", "gateways"):
+        if getattr(arguments, name) < 1:
+            raise ConfigError(f"expected --{name} of at least 1, got {getattr(arguments, name)}")
+    duration_ns = _duration_ns("seconds", f"{arguments.seconds}s")
+    settings = SchedulerSettings(policy=arguments.policy)
+    if arguments.margin is not None:
+        margin_ns = _duration_ns("margin", arguments.margin)
+        settings = attrs.evolve(settings, margin_ns=margin_ns)
+    return Scenario(
+        profile=_profile(arguments),
+        arrivals=parse_arrivals(arguments.arrivals, rate_rps=arguments.rate),
+        popularity=parse_popularity(arguments.popularity),
+        models=arguments.models,
+        executors=arguments.executors,
+        gateways=arguments.gateways,
+        slo_ns=_duration_ns("slo", arguments.slo),
+        duration_ns=duration_ns,
+        seed=arguments.seed,
+        settings=settings,
+        network=NetworkModel(
+            delay_ns=_duration_ns("delay", arguments.delay),
+            jitter_ns=_duration_ns("jitter", arguments.jitter),
+            bytes_per_second=_size_bytes("bandwidth", arguments.bandwidth),
+        ),
+        faults=parse_faults(
+            arguments.faults,
+            seed=arguments.seed,
+            duration_ns=duration_ns,
+            executors=arguments.executors,
+            gateways=arguments.gateways,
+        ),
+        batch_sizes=_batch_sizes(arguments.batch_sizes),
+        image_bytes=_size_bytes("model-size", arguments.model_size),
+    )
+
+
+def _profile(arguments: argparse.Namespace) -> EmulationProfile:
+    changes = {
+        "jitter_ratio": arguments.noise,
+        "outlier_probability": arguments.outliers,
+        "pages_total": arguments.pages,
+    }
+    changed = {name: value for name, value in changes.items() if value is not None}
+    return attrs.evolve(read_profile(arguments.profile), **changed)
+
+
+def _duration_ns(name: str, text: str) -> int:
+    try:
+        return parse_duration_ns(text)
+    except ValueError as exc:
+        raise ConfigError(f"--{name}: {exc}") from exc
+
+
+def _size_bytes(name: str, text: str | None) -> int:
+    try:
+        return 0 if text is None else parse_size_bytes(text)
+    except ValueError as exc:
+        raise ConfigError(f"--{name}: {exc}") from exc
+
+
+def _batch_sizes(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(sorted({int(part) for part in text.split(",") if part}))
+    except ValueError as exc:
+        raise ConfigError(f"--batch-sizes: expected e.g. 1,2,4,8, got {text!r}") from exc
+    if sizes and sizes[0] != 1:
+        raise ConfigError(f"--batch-sizes: expected the first to be 1, got {text!r}")
+    return sizes
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one scenario and print its report."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cw.sim",
+        description="Run the scheduler against a seeded world in virtual time.",
+    )
+    add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    began_s = time.perf_counter()
+    try:
+        report = simulate(scenario_from(arguments), validate_every=arguments.validate_every)
+    except ConfigError as exc:
+        print(f"cw: {exc}", file=sys.stderr)
+        return 2
+    wall_s = None if arguments.repeatable else time.perf_counter() - began_s
+    if arguments.json:
+        print(report.as_json(wall_seconds=wall_s))
+    else:
+        print(format_report(report))
+        if wall_s is not None:
+            print(f"simulated in {wall_s:.1f} s")
+    return 0
