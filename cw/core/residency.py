@@ -13,8 +13,6 @@ Rules
    So an UNLOAD is fenced behind the last INFER sent before it, and an INFER waits for the LOAD sent
    before it. Lanes are in order too, hence each action waits for earlier ones only, and no two
    can wait for each other.
-
-`docs/states/residency.svg` is drawn from `TRANSITIONS`.
 """
 
 import enum
