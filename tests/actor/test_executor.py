@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from cw.actors.clock import now_ns
-from cw.errors import ArchiveInvalid, DeviceFault, PeerDisconnected
+from cw.errors import ArchiveInvalid, DeviceFault, OutboxFull, PeerDisconnected
 from cw.messages import Epoch, Outcome
 from cw.units import MS, SECOND
 from tests.actor.fakes import (
@@ -228,6 +228,46 @@ async def test_an_older_controller_is_not_obeyed(autojump_clock):
         assert rig.executor._epoch == 5
         with pytest.raises(PeerDisconnected):
             rig.controller.order(rig.controller.prepare(1))
+
+
+async def test_an_action_sent_twice_makes_the_executor_join_anew(autojump_clock):
+    """Two batches under one name would answer each other's callers: join anew."""
+    async with running_executor() as rig:
+        await rig.warm()
+        action = rig.controller.infer(1, [7])
+        rig.controller.order(action, action)
+        await rig.controller.joined(2)
+
+        assert rig.controller.hellos[-1].resident == (MODEL.model_id,)
+
+
+async def test_a_controller_that_takes_no_results_is_given_up(autojump_clock):
+    """It would plan on lanes that it believes to be busy for ever."""
+
+    class Deaf(FakeController):
+        def tell(self, results):
+            raise OutboxFull("no room")
+
+    async with running_executor(controller=Deaf()) as rig:
+        rig.controller.order(rig.controller.prepare(1))
+        await rig.controller.joined(2)
+
+        assert rig.controller.hellos[-1].prepared == (MODEL.model_id,)
+
+
+async def test_a_controller_that_does_not_let_join_is_dialled_again(autojump_clock):
+    """A dial that hangs must not keep the executor out for good."""
+
+    class Hanging(FakeController):
+        async def join_executor(self, hello, executor):
+            if self.dials == 1:
+                await trio.sleep_forever()
+            return await FakeController.join_executor(self, hello, executor)
+
+    began_ns = now_ns()
+    async with running_executor(controller=Hanging()) as rig:
+        assert rig.controller.dials == 2
+        assert SECOND <= now_ns() - began_ns <= 2 * SECOND
 
 
 async def test_a_contradicting_plan_makes_the_executor_join_anew(autojump_clock):

@@ -3,6 +3,7 @@
 import attrs
 import pytest
 
+from cw.core import input_buffer
 from cw.core.input_batch import key_of, slot_bytes
 from cw.core.lane import Inputs
 from cw.errors import AccessDenied, OutboxFull, ProtocolViolation
@@ -267,6 +268,30 @@ def test_a_call_that_brings_nothing_is_an_error():
     """It could only wait, and bounds are on what calls bring."""
     with pytest.raises(ProtocolViolation, match="at least one slot"):
         make().offer(brought(), now_ns=0)
+
+
+def test_early_cancels_are_bounded(monkeypatch):
+    """Cancels of what never comes must not gather for months; the oldest is forgotten."""
+    monkeypatch.setattr(input_buffer, "_EARLY_CANCELS_MAX", 1)
+    buffer = make()
+    buffer.cancel(cancel_of(0), now_ns=0)
+    buffer.cancel(cancel_of(1), now_ns=0)
+    expect(buffer)
+    buffer.offer(brought(0), now_ns=0)
+
+    assert [slot.position for slot in buffer.batch(KEY).start()] == [0]
+    assert buffer.batch(KEY).presence is Inputs.ALL
+
+
+def test_ended_actions_are_bounded_however_far_their_deadlines(monkeypatch):
+    """Deadlines may lie minutes ahead, and a lane ends a thousand actions a second."""
+    monkeypatch.setattr(input_buffer, "_ENDED_MAX", 2)
+    buffer = make()
+    for action_id in range(5):
+        expect(buffer, infer(action_id=action_id))
+        buffer.finish(key_of(brought(0, action_id=action_id)), Outcome.TOO_LATE, now_ns=0)
+
+    assert len(buffer) == 2
 
 
 def test_an_action_sent_twice_is_the_controllers_fault():
