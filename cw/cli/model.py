@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     pack.add_argument("--input", action="append", default=[], metavar="NAME:DATATYPE:3x224x224")
     pack.add_argument("--output", action="append", default=[], metavar="NAME")
-    pack.add_argument("--batch-sizes", default="1,2,4,8,16", help="default 1,2,4,8,16")
+    pack.add_argument("--batch-sizes", metavar="1,2,4", help="default 1,2,4,8,16")
     add = verbs.add_parser("add", help="upload, verify and profile models")
     add.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
     add.add_argument(

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import attrs
+
 from cw.cli.common import people
 from cw.errors import ConfigError
 from cw.messages import Datatype, TensorSpec
 from cw.models.archive import Archive
 from cw.models.examples.example import Example
-from cw.models.pack import load_export, pack_weights
+from cw.models.pack import DEFAULT_BATCH_SIZES, load_export, pack_weights
 from cw.models.pack import pack as pack_module
 from cw.units import format_bytes
 
@@ -58,7 +60,7 @@ def pack(args: argparse.Namespace) -> int:
 def _pack_one(args: argparse.Namespace) -> Archive:
     kind, _, rest = args.source.partition(":")
     if kind == "example":
-        return example(rest).pack(args.out, name=args.name, seed=args.seed)
+        return _sized(example(rest), args).pack(args.out, name=args.name, seed=args.seed)
     inputs = tuple(_tensor(word) for word in args.input)
     if not inputs:
         raise ConfigError("say what the module takes: --input NAME:DATATYPE:3x224x224")
@@ -71,16 +73,29 @@ def _pack_one(args: argparse.Namespace) -> Archive:
         name=args.name or name,
         inputs=inputs,
         output_names=tuple(args.output) or ("output",),
-        batch_sizes=tuple(int(word) for word in args.batch_sizes.split(",")),
+        batch_sizes=_batch_sizes(args) or DEFAULT_BATCH_SIZES,
         out=args.out,
     )
+
+
+def _sized(chosen: Example, args: argparse.Namespace) -> Example:
+    """Give an example the batch sizes that were asked for, if any were."""
+    return attrs.evolve(chosen, batch_sizes=_batch_sizes(args) or chosen.batch_sizes)
+
+
+def _batch_sizes(args: argparse.Namespace) -> tuple[int, ...]:
+    words = args.batch_sizes.split(",") if args.batch_sizes else []
+    try:
+        return tuple(int(word) for word in words)
+    except ValueError as exc:
+        raise ConfigError(f"expected --batch-sizes 1,2,4,..., got {args.batch_sizes!r}") from exc
 
 
 def _pack_copies(args: argparse.Namespace) -> list[Archive]:
     kind, _, rest = args.source.partition(":")
     if kind != "example":
         raise ConfigError("--copies needs an example with seeded weights, e.g. example:tiny-cnn")
-    chosen = example(rest)
+    chosen = _sized(example(rest), args)
     name = args.name or chosen.name
     args.out.mkdir(parents=True, exist_ok=True)
     first = chosen.pack(args.out / f"{name}-000", name=f"{name}-000", seed=args.seed)
