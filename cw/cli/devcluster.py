@@ -11,6 +11,7 @@ Examples:
 import argparse
 import functools
 import json
+import math
 import os
 import secrets
 import signal
@@ -217,7 +218,15 @@ def _specs(
     for index in range(settings.executors):
         name = f"executor-{index}"
         cores = executor_cores[index % len(executor_cores)]
-        argv = (*python, "executor", "--name", name, "--controller", controller, *shared)
+        argv: tuple[str, ...] = (
+            *python,
+            "executor",
+            "--name",
+            name,
+            "--controller",
+            controller,
+            *shared,
+        )
         specs.append(
             ChildSpec(name=name, argv=argv + _pinned(cores), log_path=logs / f"{name}.log")
         )
@@ -309,7 +318,7 @@ async def _up(args: argparse.Namespace) -> int:
             else:
                 doors = " ".join(cluster.gateways)
                 print(f"ready: gateways {doors}; Ctrl-C stops everything", flush=True)
-            await trio.sleep_forever()
+            await trio.sleep(math.inf)  # until a signal cancels
     return 0
 
 

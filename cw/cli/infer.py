@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; status 0 only for an output."""
     result = trio.run(_ask, args)
     if args.output is not None and result.outputs is not None:
-        np.savez(args.output, **dict(result.outputs))
+        np.savez(args.output, allow_pickle=False, **result.outputs)
     if args.json:
         print_json(_to_json(result))
     else:
