@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from cw.sim.executor import Pending, SimExecutor, SimLane
 
 _EXCUSE_NS: Final = 100 * MS
-"""A disturbance excuses a promise that was made until this long after it: its trace is then in what
-the controller has measured."""
+"""A disturbance excuses a promise that was made until this long after its end: by then its trace is
+in what the controller has measured."""
 
 
 class InvariantBroken(AssertionError):
@@ -230,7 +230,8 @@ class PromisesHold(Checker):
                 made_ns = record.promised_ns
                 assert made_ns is not None, f"broken, but never promised: {record}"
                 excused = any(
-                    made_ns - _EXCUSE_NS <= disturbance.at_ns <= record.ended_ns
+                    disturbance.at_ns <= record.ended_ns
+                    and made_ns <= disturbance.until_ns + _EXCUSE_NS
                     for disturbance in journal.disturbances
                 )
                 _require(excused, f"broken though nothing disturbed the plan: {record}")

@@ -155,7 +155,7 @@ def draw_faults(
                 for_ns = rng.choice([5 * MS, 30 * MS, 200 * MS, 1500 * MS])
                 fault = Fault(kind=kind, at_ns=at_ns, on=on, for_ns=for_ns)
             case FaultKind.SLOW:
-                for_ns, factor = rng.randrange(SECOND) + MS, 1 + 2 * rng.random()
+                for_ns, factor = rng.randrange(SECOND) + MS, round(1 + 2 * rng.random(), 2)
                 fault = Fault(kind=kind, at_ns=at_ns, on=on, for_ns=for_ns, factor=factor)
             case FaultKind.SKEW:
                 by_ns = rng.randrange(-MS // 2, MS // 2) or MS // 4

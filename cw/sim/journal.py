@@ -51,6 +51,8 @@ class Disturbance:
     """Something outside the plan: what may break a promise without anybody's fault."""
 
     at_ns: int
+    until_ns: int
+    """Its end; the same instant where it has no length."""
     what: str
 
 
@@ -67,9 +69,9 @@ class Journal:
     loads: int = 0
     infers: int = 0
 
-    def disturb(self, at_ns: int, what: str) -> None:
+    def disturb(self, what: str, *, at_ns: int, for_ns: int = 0) -> None:
         """Note a disturbance."""
-        self.disturbances.append(Disturbance(at_ns, what))
+        self.disturbances.append(Disturbance(at_ns, at_ns + for_ns, what))
 
     def add(self, record: RequestRecord) -> None:
         """Take in a request that has just arrived."""

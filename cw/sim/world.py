@@ -198,8 +198,8 @@ class World:
     # --- faults -----------------------------------------------------------------------------------
 
     def _strike(self, fault: Fault) -> None:
-        self.disturb(f"fault {fault}")
         for_ns = fault.for_ns
+        self.disturb(f"fault {fault}", for_ns=for_ns)
         executor = self._current[fault.on] if fault.kind is not FaultKind.GATEWAY else None
         match fault.kind:
             case FaultKind.DIE:
@@ -224,8 +224,6 @@ class World:
                     gateway.die()
                     delay_ns = self.scenario.detection_ns
                     self.engine.after(delay_ns, self.controller.lose_gateway, gateway)
-        if for_ns:
-            self.engine.after(for_ns, self.disturb, f"end of fault {fault}")
 
     def _recover(self, executor: SimExecutor) -> None:
         executor.slowness = 1.0
@@ -235,9 +233,9 @@ class World:
 
     # --- what the parts tell ----------------------------------------------------------------------
 
-    def disturb(self, what: str) -> None:
+    def disturb(self, what: str, *, for_ns: int = 0) -> None:
         """Note something outside of the plan that may break a promise."""
-        self.journal.disturb(self.engine.now_ns, what)
+        self.journal.disturb(what, at_ns=self.engine.now_ns, for_ns=for_ns)
 
     def count(self, action: Action, device_ns: int) -> None:
         """Count an action that ran."""
