@@ -117,10 +117,16 @@ class Place:
     def expected_count(self, batch: PlannedBatch, count: int, wait_ns: int) -> int:
         """Guess how large a batch of this place will be when it starts in `wait_ns`."""
         largest = batch.costs.largest
-        if count >= largest or wait_ns <= 0 or batch is not self.batches[-1]:
+        if count >= largest or batch is not self.batches[-1]:
             return count
+        return min(largest, count + self.expected_arrivals(wait_ns))
+
+    def expected_arrivals(self, wait_ns: int) -> int:
+        """Guess how many requests will come to this place in the next `wait_ns`."""
+        if wait_ns <= 0:
+            return 0
         rate = self.model.rate.per_ns / max(1, len(self.model.serving))
-        return min(largest, count + int(rate * wait_ns + 0.5))
+        return int(rate * wait_ns + 0.5)
 
     def serve_if_ready(self) -> None:
         """Enter the model's serving places when it can be planned for here."""

@@ -58,6 +58,10 @@ class Fit:
     index: int
     finish_ns: int
     """Predicted end, with the expected growth of all batches before it."""
+    price_ns: float
+    """Lane time that each request costs, those included that are expected to follow."""
+    crowds: bool
+    """It takes room that other batches are expected to grow into."""
 
 
 @attrs.define(eq=False)
@@ -112,65 +116,91 @@ class ExecutorPlan:
             spare[index] = least
         return spare
 
-    def fit_join(self, batch: PlannedBatch, count: int, due_ns: int) -> Fit | None:
-        """Say where `count` more requests end if they ride in `batch`, if nobody is hurt.
+    def fit_join(self, batch: PlannedBatch, due_ns: int, followers: int) -> Fit | None:
+        """Say where one more request ends if it rides in `batch`, if nobody is hurt.
 
         To be called after `walk`. A newcomer due before the batch keeps the batch's position: the
         order is then no longer by due time, but each end is checked as it will be.
+
+        Args:
+            batch: In this plan.
+            due_ns: When the newcomer is due.
+            followers: How many more are expected to join it before it starts.
         """
-        riders = len(batch.requests)
-        if riders + count > batch.costs.largest:
+        riders, by_count = len(batch.requests), batch.costs.by_count
+        if riders >= batch.costs.largest:
             return None
         index = self.batches.index(batch)
-        growth_ns = batch.costs.by_count[riders + count] - batch.costs.by_count[riders]
-        end_ns = self.finishes[index] + growth_ns
-        if end_ns > due_ns or growth_ns > self.spare[index]:
+        room_ns = min(self.spare[index], due_ns - self.finishes[index])
+        growth_ns = by_count[riders + 1] - by_count[riders]
+        if growth_ns > room_ns:
             return None
+        joining = min(1 + followers, batch.costs.largest - riders)
+        while by_count[riders + joining] - by_count[riders] > room_ns:
+            joining -= 1
+        price_ns = (by_count[riders + joining] - by_count[riders]) / joining
+        end_ns = self.finishes[index] + growth_ns
         finish_ns = max(end_ns, min(self.expected_finishes[index] + growth_ns, due_ns))
-        return Fit(batch.place, batch, index, finish_ns)
+        return Fit(batch.place, batch, index, finish_ns, price_ns, False)
 
     def fit_new(
         self,
         place: "Place",
-        cost_ns: int,
-        expected_cost_ns: int,
+        overhead_ns: int,
         due_ns: int,
-        release_ns: int,
         *,
-        respect_growth: bool,
+        count: int,
+        followers: int,
     ) -> Fit | None:
         """Say where a new batch ends, if nobody is hurt. To be called after `walk`.
 
         Args:
             place: The model on this plan's executor.
-            cost_ns: The batch's certain cost, the lane's overhead included.
-            expected_cost_ns: The same with its own expected growth.
+            overhead_ns: As for `walk`.
             due_ns: When its most urgent request is due.
-            release_ns: When its weights are there.
-            respect_growth: Leave room for the growth of all batches.
+            count: Its requests.
+            followers: How many are expected to join it before it starts.
         """
-        batches = self.batches
-        index = len(batches)
-        while index and batches[index - 1].due_ns > due_ns:
-            index -= 1
+        batches, by_count, release_ns = self.batches, place.costs.by_count, place.warm_ns
+        index = self.force_index(due_ns)
         # What runs before the weights are there costs nothing: let it go first.
         while index < len(batches) and self._before(index) < release_ns:
             index += 1
         before_ns = self._before(index)
-        end_ns = max(before_ns, release_ns) + cost_ns
-        if end_ns > due_ns or (index < len(batches) and self.spare[index] < end_ns - before_ns):
+        start_ns = max(before_ns, release_ns)
+        cost_ns = by_count[count] + overhead_ns
+        last = index == len(batches)
+        room_ns = due_ns - start_ns
+        if not last:
+            room_ns = min(room_ns, self.spare[index] + before_ns - start_ns)
+        if cost_ns > room_ns:
             return None
         expected_before_ns = self.expected_finishes[index - 1] if index else before_ns
-        expected_ns = max(expected_before_ns, release_ns) + expected_cost_ns
-        if respect_growth and (
-            expected_ns > due_ns
-            or (
-                index < len(batches)
-                and self.expected_spare[index] < expected_ns - expected_before_ns
+        expected_start_ns = max(expected_before_ns, release_ns)
+        room_ns = due_ns - expected_start_ns
+        if not last:
+            room_ns = min(
+                room_ns, self.expected_spare[index] + expected_before_ns - expected_start_ns
             )
-        ):
-            return None
-        return Fit(place, None, index, max(end_ns, min(expected_ns, due_ns)))
+        expected = min(count + followers, place.costs.largest)
+        while expected > count and by_count[expected] + overhead_ns > room_ns:
+            expected -= 1
+        expected_cost_ns = by_count[expected] + overhead_ns
+        finish_ns = min(expected_start_ns + expected_cost_ns, due_ns)
+        return Fit(
+            place,
+            None,
+            index,
+            max(start_ns + cost_ns, finish_ns),
+            expected_cost_ns / expected,
+            expected_cost_ns > room_ns,
+        )
+
+    def expected_start_ns(self, batch: PlannedBatch) -> int:
+        """Say when a batch is expected to start. To be called after `walk`."""
+        index = self.batches.index(batch)
+        before_ns = self.expected_finishes[index - 1] if index else self._walked_from
+        return max(before_ns, batch.release_ns)
 
     def _before(self, index: int) -> int:
         return self.finishes[index - 1] if index else self._walked_from

@@ -133,6 +133,11 @@ class CostTable:
         """Whether every batch size was measured."""
         return all(len(self.windows[size]) for size in self.batch_sizes)
 
+    def below(self, count: int) -> int:
+        """Say what is the largest captured size under `count`; 0 if there is none."""
+        index = bisect_left(self.batch_sizes, count)
+        return self.batch_sizes[index - 1] if index else 0
+
     def refresh(self) -> None:
         """Bring the table in step with its windows, after an estimate moved."""
         costs = self._cost_per_size()

@@ -26,6 +26,10 @@ from cw.core.requests import Request, RequestState
 from cw.core.residency import Residency
 from cw.messages import Refusal
 
+ALPHA=1
+POWER=1.0
+TOL=1.15
+REACH=.5
 MODELS_LOOKED_AT: Final = 32
 """Models whose queues are reconsidered at once; more gain nothing in simulation."""
 
@@ -44,7 +48,7 @@ class DefaultPolicy:
     def arrive(self, request: Request, *, now_ns: int) -> Refusal | None:
         """Promise what fits, refuse what is hopeless, hold the rest."""
         model = request.model
-        if not model.queue and self._place(request, now_ns, respect_growth=True):
+        if not model.queue and self._place(request, now_ns):
             return None
         refusal = admission.hopeless(self.books, request, now_ns) or admission.full(
             self.books, model
@@ -56,9 +60,12 @@ class DefaultPolicy:
 
     def decide(self, request: Request, *, now_ns: int) -> Refusal | None:
         """Promise what fits now even into others' room to grow; refuse the rest."""
-        self.books.dequeue(request)
-        if self._place(request, now_ns, respect_growth=False):
+        for place in admission.places_to_try(request.model):
+            if request.state is RequestState.WAITING:
+                self._join_or_open(place, now_ns)
+        if request.state is not RequestState.WAITING:
             return None
+        self.books.dequeue(request)
         end_ns = self._planned_end_ns(request.model, now_ns)
         if end_ns is None:
             end_ns = admission.earliest_end_ns(self.books, request.model, now_ns)
@@ -66,7 +73,7 @@ class DefaultPolicy:
 
     def restore(self, request: Request, *, force: bool, now_ns: int) -> None:
         """Find a place for a promised request that has none."""
-        if self._place(request, now_ns, respect_growth=False):
+        if self._place(request, now_ns, last=True):
             return
         places = [place for place in request.model.serving if not place.executor.quiescing]
         if force and places:
@@ -100,11 +107,11 @@ class DefaultPolicy:
 
     # --- fitting ------------------------------------------------------------------------------
 
-    def _place(self, request: Request, now_ns: int, *, respect_growth: bool) -> bool:
+    def _place(self, request: Request, now_ns: int, *, last: bool = False) -> bool:
         """Plan a request where it ends first; False if it fits nowhere."""
         best: Fit | None = None
         for place in admission.places_to_try(request.model):
-            fit = self._fit(place, request.due_ns, now_ns, respect_growth=respect_growth)
+            fit = self._fit(place, request.due_ns, now_ns, last=last)
             if fit is not None and (best is None or fit.finish_ns < best.finish_ns):
                 best = fit
         if best is None:
@@ -112,58 +119,57 @@ class DefaultPolicy:
         self._plan(best, [request])
         return True
 
-    def _fit(self, place: Place, due_ns: int, now_ns: int, *, respect_growth: bool) -> Fit | None:
+    def _fit(
+        self, place: Place, due_ns: int, now_ns: int, *, count: int = 1, last: bool = False
+    ) -> Fit | None:
         """Find the cheapest way to run one more request of a place in time."""
         executor = place.executor
         if executor.quiescing:
             return None
-        plan = executor.plan
-        plan.walk(executor.start_ns(now_ns), executor.pipe.overhead_ns, now_ns)
-        join: Fit | None = None
-        for batch in place.batches:
-            join = plan.fit_join(batch, 1, due_ns)
-            if join is not None:
-                break
-        opened = self._fit_new(place, 1, due_ns, now_ns, respect_growth=respect_growth)
-        if join is None or opened is None:
-            return join or opened
-        return join if self._joining_pays(place, join, opened, now_ns) else opened
-
-    def _fit_new(
-        self, place: Place, count: int, due_ns: int, now_ns: int, *, respect_growth: bool
-    ) -> Fit | None:
-        executor, by_count = place.executor, place.costs.by_count
         plan, overhead_ns = executor.plan, executor.pipe.overhead_ns
-        # It will probably run last, so it grows until then.
-        wait_ns = (
-            plan.expected_finishes[-1] if plan.batches else executor.start_ns(now_ns)
-        ) - now_ns
-        return plan.fit_new(
+        start_ns = executor.start_ns(now_ns)
+        plan.walk(start_ns, overhead_ns, now_ns)
+        best: Fit | None = None
+        for batch in place.batches:
+            wait_ns = plan.expected_start_ns(batch) - now_ns
+            fit = plan.fit_join(batch, due_ns, place.expected_arrivals(wait_ns))
+            if fit is not None and self._is_worth(fit, due_ns, now_ns, 1, wait_ns):
+                best = fit
+                break
+        # A new batch will probably run last, so it grows until then.
+        wait_ns = (plan.expected_finishes[-1] if plan.batches else start_ns) - now_ns
+        fit = plan.fit_new(
             place,
-            by_count[count] + overhead_ns,
-            by_count[self._expected(place, count, wait_ns)] + overhead_ns,
+            overhead_ns,
             due_ns,
-            place.warm_ns,
-            respect_growth=respect_growth,
+            count=count,
+            followers=place.expected_arrivals(wait_ns),
         )
+        if fit is None or fit.crowds or not self._is_worth(fit, due_ns, now_ns, count, wait_ns):
+            return best
+        if best is not None and (best.price_ns == 0 or best.price_ns <= fit.price_ns):
+            return best
+        return fit
 
-    def _expected(self, place: Place, count: int, wait_ns: int) -> int:
-        rate = place.model.rate.per_ns / max(1, len(place.model.serving))
-        return min(place.costs.largest, count + int(rate * max(0, wait_ns) + 0.5))
-
-    def _joining_pays(self, place: Place, join: Fit, opened: Fit, now_ns: int) -> bool:
-        """Compare what joining and opening cost each of those expected until the start."""
-        assert join.batch is not None
-        by_count, largest = place.costs.by_count, place.costs.largest
-        riders = len(join.batch.requests)
-        if by_count[riders + 1] == by_count[riders]:
-            return True
-        if opened.finish_ns < join.finish_ns:
+    def _is_worth(self, fit: Fit, due_ns: int, now_ns: int, count: int, wait_ns: int) -> bool:
+        """Say whether a fit is cheap enough for how full the plan is."""
+        place = fit.place
+        costs = place.costs
+        by_count = costs.by_count
+        budget_ns = (due_ns - now_ns) * REACH
+        most = min(costs.largest, count + place.expected_arrivals(wait_ns))
+        least_ns = by_count[count] / count
+        for size in costs.batch_sizes:
+            if size > most: size = most
+            if by_count[size] <= budget_ns:
+                least_ns = min(least_ns, by_count[size] / size)
+        if fit.price_ns > TOL * least_ns:
             return False
-        coming = self._expected(place, 1, opened.finish_ns - by_count[1] - now_ns)
-        joining = min(coming, largest - riders)
-        join_cost = (by_count[riders + joining] - by_count[riders]) / joining
-        return join_cost <= by_count[coming] / coming
+        if ALPHA == 1: return True
+        least_ns = by_count[costs.largest] / costs.largest
+        cheapness = least_ns / fit.price_ns if fit.price_ns > least_ns else 1.0
+        fullness = (fit.finish_ns - now_ns) / max(1, due_ns - now_ns)
+        return fullness <= ALPHA + (1 - ALPHA) * cheapness**POWER
 
     def _plan(self, fit: Fit, requests: list[Request]) -> None:
         """Carry out a fit."""
@@ -189,10 +195,10 @@ class DefaultPolicy:
         plan = place.executor.plan
         for batch in place.batches:
             if len(batch.requests) < batch.costs.largest:
-                fit = Fit(place, batch, 0, request.due_ns)
+                fit = Fit(place, batch, 0, request.due_ns, 0.0, True)
                 break
         else:
-            fit = Fit(place, None, plan.force_index(request.due_ns), request.due_ns)
+            fit = Fit(place, None, plan.force_index(request.due_ns), request.due_ns, 0.0, True)
         self._plan(fit, [request])
 
     # --- those who wait -----------------------------------------------------------------------
@@ -216,13 +222,17 @@ class DefaultPolicy:
     def _join_or_open(self, place: Place, now_ns: int) -> bool:
         """Plan the most urgent who wait at a place, alone or together."""
         queue = place.model.queue
-        request = queue[0]
-        fit = self._fit(place, request.due_ns, now_ns, respect_growth=True)
-        if fit is None:
-            return False
-        self.books.dequeue(request)
-        self._plan(fit, [request])
-        return True
+        count = min(len(queue), place.costs.largest)
+        while count:
+            fit = self._fit(place, queue[0].due_ns, now_ns, count=count)
+            if fit is not None:
+                requests = queue.first(1 if fit.batch is not None else count)
+                for request in requests:
+                    self.books.dequeue(request)
+                self._plan(fit, requests)
+                return True
+            count = place.costs.below(count)
+        return False
 
     def _plan_densest(self, executor: ExecutorBooks, now_ns: int) -> bool:
         """Plan a batch of those who wait on an empty plan: an idle lane runs what is there."""
@@ -235,7 +245,13 @@ class DefaultPolicy:
             count = queue.largest_fit(place.costs.by_count, max(start_ns, place.warm_ns))
             if not count:
                 continue
-            fit = self._fit_new(place, count, queue[0].due_ns, now_ns, respect_growth=False)
+            fit = plan.fit_new(
+                place,
+                executor.pipe.overhead_ns,
+                queue[0].due_ns,
+                count=count,
+                followers=0,
+            )
             if fit is not None:
                 requests = queue.first(count)
                 for request in requests:
