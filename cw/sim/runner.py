@@ -3,11 +3,12 @@
 import argparse
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
 
 import attrs
 
-from cw.config import SchedulerSettings
+from cw.config import SchedulerSettings, settings_from
 from cw.devices.profile_file import EmulationProfile, read_profile
 from cw.errors import ConfigError
 from cw.sim.faults import parse_faults
@@ -41,7 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arg("--seconds", type=float, default=30.0, help="of traffic (default: %(default)s)")
     arg("--seed", type=int, default=1, help="same seed, same run (default: %(default)s)")
     arg("--policy", default="default", help="default or clockwork")
-    arg("--margin", default=None, help="aimed at before each deadline, e.g. 1ms")
+    arg(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="a setting of the scheduler, e.g. margin=1ms or hold_ratio=0.5; may be repeated",
+    )
     arg("--profile", default="cpu-resnet18", help="a shipped device profile, or a TOML file")
     arg("--executors", type=int, default=1, help="equal devices (default: %(default)s)")
     arg("--gateways", type=int, default=1, help="(default: %(default)s)")
@@ -69,10 +77,6 @@ def scenario_from(arguments: argparse.Namespace) -> Scenario:
         if getattr(arguments, name) < 1:
             raise ConfigError(f"expected --{name} of at least 1, got {getattr(arguments, name)}")
     duration_ns = _duration_ns("seconds", f"{arguments.seconds}s")
-    settings = SchedulerSettings(policy=arguments.policy)
-    if arguments.margin is not None:
-        margin_ns = _duration_ns("margin", arguments.margin)
-        settings = attrs.evolve(settings, margin_ns=margin_ns)
     return Scenario(
         profile=_profile(arguments),
         arrivals=parse_arrivals(arguments.arrivals, rate_rps=arguments.rate),
@@ -83,7 +87,7 @@ def scenario_from(arguments: argparse.Namespace) -> Scenario:
         slo_ns=_duration_ns("slo", arguments.slo),
         duration_ns=duration_ns,
         seed=arguments.seed,
-        settings=settings,
+        settings=_settings(arguments),
         network=NetworkModel(
             delay_ns=_duration_ns("delay", arguments.delay),
             jitter_ns=_duration_ns("jitter", arguments.jitter),
@@ -99,6 +103,19 @@ def scenario_from(arguments: argparse.Namespace) -> Scenario:
         batch_sizes=_batch_sizes(arguments.batch_sizes),
         image_bytes=_size_bytes("model-size", arguments.model_size),
     )
+
+
+def _settings(arguments: argparse.Namespace) -> SchedulerSettings:
+    lines = [f'policy = "{arguments.policy}"']
+    for one in arguments.settings:
+        key, _, value = one.partition("=")
+        is_number = value.replace(".", "", 1).isdigit()
+        lines.append(f"{key} = {value}" if is_number else f'{key} = "{value}"')
+    try:
+        table = tomllib.loads("\n".join(lines))
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"--set: expected KEY=VALUE such as margin=1ms: {exc}") from exc
+    return settings_from(table, SchedulerSettings, where="--set")
 
 
 def _profile(arguments: argparse.Namespace) -> EmulationProfile:

@@ -1,5 +1,6 @@
 """The simulated world itself: it repeats itself, keeps time, and no run beats the bound."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 
 from cw.sim.journal import End
 from cw.sim.report import make_report
+from cw.sim.runner import main
 from tests.simulation.scenarios import QUIET, check_sums, run, scenario
 
 pytestmark = pytest.mark.simulation
@@ -138,3 +140,33 @@ def test_results_are_of_the_traffic_alone():
 
     assert world.journal.infers == len(world.journal.requests) == 1
     assert all(record.end is End.KEPT for record in world.journal.requests.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("--rate 10 --executors 0", "--executors"),
+        ("--rate 10 --slo soon", "--slo"),
+        ("--rate 10 --set margn=1ms", "margn"),
+        ("--rate 10 --batch-sizes 2,4", "--batch-sizes"),
+        ("--rate 10 --profile a100", "a100"),
+        ("", "rate"),
+    ],
+)
+def test_a_mistyped_argument_is_named(arguments, named, capsys):
+    """A default in its place would answer a question that nobody asked."""
+    assert main(arguments.split()) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_what_people_read_has_the_same_numbers(capsys):
+    """The two forms of a report are of one run."""
+    arguments = f"--rate 50 --seconds 1 --set hold_ratio=0.5 {QUIET}".split()
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert main([*arguments, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+
+    assert f"({values['requests']} requests)" in text
+    assert f"{values['goodput_rps']:.1f}/s" in text
+    assert {"policy", "bound_rps", "share_of_bound", "wall_seconds"} <= values.keys()
