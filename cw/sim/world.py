@@ -238,12 +238,15 @@ class World:
         self.journal.disturb(what, at_ns=self.engine.now_ns, for_ns=for_ns)
 
     def count(self, action: Action, device_ns: int) -> None:
-        """Count an action that ran."""
+        """Count an action that has just ended after `device_ns`."""
         if not self.begin_ns or isinstance(action, Unload):
             return
+        now_ns, end_ns = self.engine.now_ns, self.begin_ns + self.scenario.duration_ns
+        # Of what reaches over an end of the traffic, the part inside counts.
+        busy_ns = max(0, min(now_ns, end_ns) - max(now_ns - device_ns, self.begin_ns))
         if isinstance(action, Infer):
             self.journal.infers += 1
-            self.journal.infer_busy_ns += device_ns
+            self.journal.infer_busy_ns += busy_ns
         elif isinstance(action, Load):
             self.journal.loads += 1
-            self.journal.load_busy_ns += device_ns
+            self.journal.load_busy_ns += busy_ns
