@@ -9,6 +9,7 @@ Neighbours: `executor_link.py` (connections), `open_requests.py` (whose payloads
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
 import attrs
 import trio
@@ -30,7 +31,9 @@ from cw.messages import (
 )
 from cw.rpc.ports import DialExecutor
 
-_DETAIL_CHARS_MAX = 500
+_DETAIL_CHARS_MAX: Final = 500
+_ASK_AGAIN_S: Final = 0.002
+"""Wait before an executor without room for inputs is asked again: about one batch's duration."""
 
 
 @attrs.define(eq=False)
@@ -69,10 +72,9 @@ class Carrier:
         """Make an assignment's call out of those of its requests that still wait."""
         slots = []
         for place in assign.assignments:
-            request = self.book.waiting(place.request_id)
-            if request is None or place.attempt < request.attempt:
+            request = self.book.advance(place.request_id, place.attempt)
+            if request is None:
                 continue
-            request.attempt = place.attempt
             request.promised = True
             request.predicted_finish_ns = clock.to_local_ns(assign.predicted_finish_ns)
             request.executor_id = assign.executor_id
@@ -98,23 +100,33 @@ class Carrier:
         """Bring inputs to their action and take what comes of it, while anybody still waits."""
         waiting = [self.book.waiting(slot.request_id) for slot in inputs.slots]
         latest_ns = max((request.deadline_ns for request in waiting if request), default=0)
-        detail = "the executor was lost"
+        # At the last deadline there is nothing to tell: each request's own task answers by then.
         with trio.move_on_at(trio_time(latest_ns)):
-            while (link := self._links.get(executor_id)) is not None:
-                try:
-                    port = await link.wait_port()
-                    outputs = await port.infer(inputs)
-                except PeerDisconnected:
-                    # A broken connection is not a dead executor: ask again until it is lost.
-                    await trio.lowlevel.checkpoint()
-                except CwError as exc:
-                    detail = str(exc)
-                    break
-                else:
-                    self._take(inputs, outputs)
-                    return
-        for slot in inputs.slots:
-            self._fail(slot, detail)
+            try:
+                outputs = await self._ask(executor_id, inputs)
+            except CwError as exc:
+                for slot in inputs.slots:
+                    self._fail(slot, str(exc))
+            else:
+                self._take(inputs, outputs)
+
+    async def _ask(self, executor_id: ExecutorId, inputs: BatchInputs) -> BatchOutputs:
+        """Ask an executor until it answers or is lost.
+
+        Raises:
+            PeerDisconnected: It was lost.
+            CwError: It refused the call.
+        """
+        while (link := self._links.get(executor_id)) is not None:
+            port = await link.wait_port()
+            try:
+                return await port.infer(inputs)
+            except PeerDisconnected:
+                # A broken connection is not a dead executor.
+                link.give_up(port)
+            except OutboxFull:
+                await trio.sleep(_ASK_AGAIN_S)
+        raise PeerDisconnected("the executor was lost")
 
     def _take(self, inputs: BatchInputs, outputs: BatchOutputs) -> None:
         by_position = {slot.position: slot for slot in outputs.slots}

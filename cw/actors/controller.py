@@ -15,7 +15,8 @@ from typing import assert_never
 import attrs
 import trio
 
-from cw.actors.clock import PreciseTimer, now_ns
+from cw.actors.alarm import Alarm
+from cw.actors.clock import now_ns, trio_time
 from cw.actors.delegate import ExecutorDelegate, GatewayDelegate
 from cw.config import LinkSettings
 from cw.core.commands import (
@@ -38,7 +39,7 @@ from cw.core.events import (
     TimerFired,
 )
 from cw.core.scheduler import Scheduler
-from cw.errors import ModelConflict, UnknownModel
+from cw.errors import ModelConflict, PeerDisconnected, UnknownModel
 from cw.messages import (
     ActionResult,
     CancelSlot,
@@ -59,7 +60,6 @@ from cw.messages import (
     Pong,
 )
 from cw.rpc.ports import ExecutorPort, ExecutorSession, GatewayPort, GatewaySession
-from cw.units import SECOND
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class ControllerActor:
                 peer.port.close()
 
     async def _decide(self, nursery: trio.Nursery) -> None:
-        alarm = await nursery.start(_Alarm().run)
+        alarm = await nursery.start(Alarm().run)
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
@@ -157,7 +157,7 @@ class ControllerActor:
         self._catalog[spec.model_id] = spec
         self._by_name[spec.name] = spec.model_id
         for gateway in self._gateways.values():
-            gateway.models_added.append(spec)
+            gateway.add_model(spec)
         self._put(ModelAdded(spec=spec))
 
     async def add_model(self, spec: ModelSpec) -> None:
@@ -186,13 +186,18 @@ class ControllerActor:
         """See `GatewaySession.model_status`."""
         if model_id not in self._catalog:
             raise UnknownModel(f"no model has the id {model_id}")
-        while self._events:  # it may just have been added: let the scheduler hear of it first
-            await trio.lowlevel.checkpoint()
+        await self._caught_up()
         return self.core.model_status(model_id, now_ns=now_ns())
 
     async def status(self) -> ClusterStatus:
         """See `GatewaySession.status`."""
+        await self._caught_up()
         return self.core.status(now_ns=now_ns())
+
+    async def _caught_up(self) -> None:
+        """Let the scheduler hear first of what has happened: a model may just have been added."""
+        while self._events:
+            await trio.lowlevel.checkpoint()
 
     # --- joining ----------------------------------------------------------------------------------
 
@@ -201,6 +206,11 @@ class ControllerActor:
     ) -> tuple[GatewayWelcome, GatewaySession]:
         """See `ControllerPort.join_gateway`."""
         gateway_id = hello.previous_id
+        if gateway_id is not None:
+            earlier = self._gateways.get(gateway_id)
+            if earlier is not None and earlier.name == hello.name:
+                # It hung up, and this end has not seen it yet.
+                self._lose_gateway(gateway_id, earlier)
         if gateway_id is None or gateway_id in self._gateways:
             gateway_id = GatewayId(self._next_gateway)
         self._next_gateway = max(self._next_gateway, gateway_id + 1)
@@ -222,11 +232,10 @@ class ControllerActor:
         self, hello: ExecutorHello, executor: ExecutorPort
     ) -> tuple[ExecutorWelcome, ExecutorSession]:
         """See `ControllerPort.join_executor`."""
-        for executor_id, delegate in self._executors.items():
-            if delegate.name == hello.name:
-                # Its earlier life: the new one is proof that the old one is gone.
-                logger.info("replaced executor=%d name=%s", executor_id, hello.name)
-                delegate.port.close()
+        for earlier_id, earlier in tuple(self._executors.items()):
+            if earlier.name == hello.name:
+                # The new life is proof that the earlier one is over.
+                self._lose_executor(earlier_id, earlier)
         executor_id = ExecutorId(self._next_executor)
         self._next_executor += 1
         delegate = ExecutorDelegate(
@@ -257,25 +266,45 @@ class ControllerActor:
 
     async def _mourn_gateway(self, gateway_id: GatewayId, delegate: GatewayDelegate) -> None:
         await delegate.port.wait_closed()
+        self._lose_gateway(gateway_id, delegate)
+
+    def _lose_gateway(self, gateway_id: GatewayId, delegate: GatewayDelegate) -> None:
+        if delegate.is_lost:
+            return
         logger.warning("lost gateway=%d name=%s", gateway_id, delegate.name)
+        delegate.is_lost = True
+        delegate.port.close()
         del self._gateways[gateway_id]
         self._put(GatewayLost(gateway_id=gateway_id))
 
     async def _mourn_executor(self, executor_id: ExecutorId, delegate: ExecutorDelegate) -> None:
         await delegate.port.wait_closed()
+        self._lose_executor(executor_id, delegate)
+
+    def _lose_executor(self, executor_id: ExecutorId, delegate: ExecutorDelegate) -> None:
+        if delegate.is_lost:
+            return
         logger.warning("lost executor=%d name=%s", executor_id, delegate.name)
+        delegate.is_lost = True
+        delegate.port.close()
         del self._executors[executor_id]
         for gateway in self._gateways.values():
             gateway.executors_lost.append(executor_id)
         self._put(ExecutorLost(executor_id=executor_id))
 
     async def _watch_silence(self) -> None:
-        """Cut off peers that are connected but say nothing: a stopped process keeps its socket."""
+        """Cut off peers that are connected but say nothing: a stopped process keeps its socket.
+
+        Seen at most `silence_ns + heartbeat_ns` after the last sign of life.
+        """
         while True:
-            await trio.sleep(self.link.heartbeat_ns / SECOND)
-            oldest_ns = now_ns() - self.link.silence_ns
+            due_ns = now_ns() + self.link.heartbeat_ns
+            await trio.sleep_until(trio_time(due_ns))
+            # A controller that was itself held up can't have heard anybody meanwhile.
+            held_up_ns = now_ns() - due_ns
             for peer in self._peers():
-                if peer.heard_ns < oldest_ns:
+                peer.heard_ns += held_up_ns
+                if now_ns() - peer.heard_ns > self.link.silence_ns:
                     logger.warning("silent peer=%s", peer.name)
                     peer.port.close()
 
@@ -289,39 +318,6 @@ class ControllerActor:
         """A caller's way to hang up; nothing is held for one that has not joined."""
 
 
-class _Alarm:
-    """Rings at one instant, precisely; what is set later replaces what was set before."""
-
-    def __init__(self) -> None:
-        self._at_ns: int | None = None
-        self._bell = trio.Event()
-        self._changed = trio.Event()
-        self._scope: trio.CancelScope | None = None
-
-    def set(self, at_ns: int | None, bell: trio.Event) -> None:
-        """Ring `bell` at `at_ns`, or never."""
-        self._bell = bell
-        if at_ns == self._at_ns:
-            return
-        self._at_ns = at_ns
-        self._changed.set()
-        if self._scope is not None:
-            self._scope.cancel()
-
-    async def run(self, task_status: "trio.TaskStatus[_Alarm]") -> None:
-        with PreciseTimer() as timer:
-            task_status.started(self)
-            while True:
-                self._changed = trio.Event()
-                if self._at_ns is None:
-                    await self._changed.wait()
-                    continue
-                with trio.CancelScope() as self._scope:
-                    await timer.sleep_until_ns(self._at_ns)
-                    self._at_ns = None
-                    self._bell.set()
-
-
 @attrs.define(eq=False)
 class _Session:
     """What both kinds of peer may do: ping, and hang up."""
@@ -329,10 +325,20 @@ class _Session:
     controller: ControllerActor
     delegate: GatewayDelegate | ExecutorDelegate
 
+    def _hear(self) -> None:
+        """Note a sign of life.
+
+        Raises:
+            PeerDisconnected: The peer counts as lost, so nothing of it is taken any more.
+        """
+        if self.delegate.is_lost:
+            raise PeerDisconnected("the controller has given this peer up: join anew")
+        self.delegate.heard_ns = now_ns()
+
     async def ping(self, sent_ns: int) -> Pong:
         """See `GatewaySession.ping`."""
         received_ns = now_ns()
-        self.delegate.heard_ns = received_ns
+        self._hear()
         return Pong(received_ns=received_ns, replied_ns=now_ns())
 
     async def wait_closed(self) -> None:
@@ -349,7 +355,7 @@ class _GatewaySession(_Session):
     """The controller, as one gateway sees it; implements `GatewaySession`."""
 
     def tell(self, reports: Sequence[GatewayReport]) -> None:
-        self.delegate.heard_ns = now_ns()
+        self._hear()
         self.controller._put(
             *(
                 RequestArrived(descriptor=report) if isinstance(report, Descriptor) else report
@@ -377,7 +383,7 @@ class _ExecutorSession(_Session):
     executor_id: ExecutorId
 
     def tell(self, results: Sequence[ActionResult]) -> None:
-        self.delegate.heard_ns = now_ns()
+        self._hear()
         self.controller._put(
             *(ActionDone(executor_id=self.executor_id, result=result) for result in results)
         )

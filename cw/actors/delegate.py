@@ -35,11 +35,21 @@ class GatewayDelegate:
     port: GatewayPort
     heard_ns: int
     """When it last gave a sign of life, on the controller's clock."""
+    is_lost: bool = False
+    """The controller has given it up."""
     models_added: list[ModelSpec] = attrs.field(factory=list)
     models_removed: list[ModelId] = attrs.field(factory=list)
     executors_joined: list[ExecutorAddress] = attrs.field(factory=list)
     executors_lost: list[ExecutorId] = attrs.field(factory=list)
     decisions: list[Decision] = attrs.field(factory=list)
+
+    def add_model(self, spec: ModelSpec) -> None:
+        """Have the gateway serve a model."""
+        if spec.model_id in self.models_removed:
+            # Removed and added again within one round: a gateway adds first, then removes.
+            self.models_removed.remove(spec.model_id)
+        else:
+            self.models_added.append(spec)
 
     def flush(self) -> None:
         """Tell what has gathered, if anything."""
@@ -84,6 +94,7 @@ class ExecutorDelegate:
     heard_ns: int
     address: str
     epoch: Epoch
+    is_lost: bool = False
     actions: list[Action] = attrs.field(factory=list)
     cancels: list[CancelSlot] = attrs.field(factory=list)
 

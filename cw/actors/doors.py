@@ -21,8 +21,11 @@ from cw.actors.gateway import GatewayActor
 from cw.errors import (
     AccessDenied,
     ArchiveInvalid,
+    ManifestInvalid,
     ModelConflict,
+    OutboxFull,
     PeerDisconnected,
+    RequestInvalid,
     UnknownModel,
 )
 from cw.messages import Answer, ClusterStatus, InferCall, ModelSpec, ModelStatus
@@ -120,7 +123,7 @@ class AdminDoor:
     async def begin_upload(self) -> UploadPort:
         """See `AdminPort.begin_upload`."""
         if self.door.uploads_open >= self.door.uploads_max:
-            raise ModelConflict(
+            raise OutboxFull(
                 f"{self.door.uploads_open} uploads are open, which is this gateway's bound; "
                 "finish or discard one first"
             )
@@ -138,8 +141,8 @@ class AdminDoor:
             await trio.to_thread.run_sync(
                 self.door.store.allow_program, program_sha256, "allowed by the administrator"
             )
-        except ValueError as exc:
-            raise ArchiveInvalid(str(exc)) from exc
+        except ManifestInvalid as exc:
+            raise RequestInvalid(str(exc)) from exc
 
     async def remove_model(self, name: str) -> None:
         """See `AdminPort.remove_model`."""
@@ -148,63 +151,91 @@ class AdminDoor:
         if spec is None:
             raise UnknownModel(f"no model is named {name[:128]!r}; see 'cw model list'")
         await _session(gateway).remove_model(spec.model_id)
-        await trio.to_thread.run_sync(self.door.store.remove, name)
+        with suppress(UnknownModel):  # then somebody else has removed its files already
+            await trio.to_thread.run_sync(self.door.store.remove, name)
         logger.info("removed model=%s", name)
 
 
 @attrs.define(eq=False)
 class Upload:
-    """One archive on its way into the store; implements `UploadPort`."""
+    """One archive on its way into the store; implements `UploadPort`.
+
+    Calls take turns in the order of their coming, also those that a client does not wait for: two
+    pieces of one file must not change places, nor a piece come into a folder that is being deleted.
+    """
 
     door: ServingDoor
     staged: Path
+    _turn: trio.StrictFIFOLock = attrs.field(factory=trio.StrictFIFOLock, init=False)
     _written: dict[str, int] = attrs.field(factory=dict, init=False)
     _ended: bool = attrs.field(default=False, init=False)
 
     async def write(self, file: str, data: bytes) -> None:
         """See `UploadPort.write`."""
-        self._check_open()
-        bound = FILE_BYTES_MAX.get(file)
-        if bound is None:
-            names = ", ".join(FILE_BYTES_MAX)
-            raise ArchiveInvalid(f"an archive has the files {names}; got {file[:128]!r}")
-        written = self._written.get(file, 0) + len(data)
-        if written > bound:
-            raise ArchiveInvalid(
-                f"{file} may have at most {format_bytes(bound)}; the upload outgrew that"
-            )
-        self._written[file] = written
-        await trio.to_thread.run_sync(_append, self.staged / file, data)
+        async with self._turn:
+            self._check_open()
+            bound = FILE_BYTES_MAX.get(file)
+            if bound is None:
+                names = ", ".join(FILE_BYTES_MAX)
+                raise ArchiveInvalid(f"an archive has the files {names}; got {file[:128]!r}")
+            written = self._written.get(file, 0) + len(data)
+            if written > bound:
+                raise ArchiveInvalid(
+                    f"{file} may have at most {format_bytes(bound)}; the upload outgrew that"
+                )
+            bound = self.door.gateway.settings.max_upload_bytes
+            if sum(self._written.values()) + len(data) > bound:
+                raise ArchiveInvalid(
+                    f"an upload may have at most {format_bytes(bound)} (max_upload of the "
+                    "gateway's settings); this one outgrew that"
+                )
+            await trio.to_thread.run_sync(_append, self.staged / file, data)
+            self._written[file] = written
 
     async def commit(self) -> ModelSpec:
         """See `UploadPort.commit`."""
-        self._check_open()
-        session = _session(self.door.gateway)
-        try:
-            manifest = await trio.to_thread.run_sync(read_manifest, self.staged)
-            existing = self.door.gateway.models.get(manifest.name)
-            if existing is not None and existing.model_id != manifest.to_spec().model_id:
-                # Asked before the store is touched: the served version must not change under it.
-                raise ModelConflict(
-                    f"a model named {manifest.name!r} exists with other contents; "
-                    "remove it first, or add this one under another name"
-                )
+        async with self._turn:
+            self._check_open()
+            session = _session(self.door.gateway)
+            try:
+                spec = await self._add(session)
+            finally:
+                await self._end()
+        logger.info("added model=%s bytes=%d", spec.name, spec.image_bytes)
+        return spec
+
+    async def _add(self, session: GatewaySession) -> ModelSpec:
+        manifest = await trio.to_thread.run_sync(read_manifest, self.staged)
+        existing = self.door.gateway.models.get(manifest.name)
+        if existing is not None and existing.model_id != manifest.to_spec().model_id:
+            # Asked before the store is touched: the served version must not change under it.
+            raise ModelConflict(
+                f"a model named {manifest.name!r} exists with other contents; "
+                "remove it first, or add this one under another name"
+            )
+        # To the end, whoever hangs up: a stored model of which no controller knows could be neither
+        # used nor removed. A controller that does not answer is found out by the heartbeat.
+        with trio.CancelScope(shield=True):
             stored = await trio.to_thread.run_sync(self.door.store.commit, self.staged)
             spec = stored.manifest.to_spec()
             await session.add_model(spec)
-        finally:
-            await self.discard()
-        logger.info("added model=%s bytes=%d", spec.name, spec.image_bytes)
         return spec
 
     async def discard(self) -> None:
         """See `UploadPort.discard`."""
+        with trio.CancelScope(shield=True):
+            async with self._turn:
+                await self._end()
+
+    async def _end(self) -> None:
         if self._ended:
             return
         self._ended = True
-        self.door.uploads_open -= 1
-        with trio.CancelScope(shield=True), suppress(OSError):
-            await trio.to_thread.run_sync(self.door.store.discard, self.staged)
+        try:
+            with trio.CancelScope(shield=True), suppress(OSError):
+                await trio.to_thread.run_sync(self.door.store.discard, self.staged)
+        finally:
+            self.door.uploads_open -= 1
 
     def _check_open(self) -> None:
         if self._ended:

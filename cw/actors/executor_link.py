@@ -51,6 +51,13 @@ class ExecutorLink:
         """Hang up for good: the executor is lost."""
         self._scope.cancel()
 
+    def give_up(self, port: InferencePort) -> None:
+        """Dial anew instead of this port, which a call found broken; a later one is left alone."""
+        if port is self._port:
+            self._port = None
+            self._connected = trio.Event()
+            port.close()
+
     @property
     def port(self) -> InferencePort | None:
         """The port now, if connected."""

@@ -11,7 +11,9 @@ Neighbours: `core/intake.py`, `open_requests.py` (the book), `carrier.py` (paylo
 """
 
 import logging
+import math
 from functools import partial
+from typing import Final
 
 import attrs
 import trio
@@ -23,7 +25,7 @@ from cw.actors.open_requests import OpenRequest, OpenRequests
 from cw.config import GatewaySettings, LinkSettings
 from cw.core.clock_sync import ClockSync
 from cw.core.intake import check_slo, match_inputs, unknown_model
-from cw.errors import OutboxFull, PeerDisconnected
+from cw.errors import CwError, OutboxFull, PeerDisconnected, ProtocolViolation
 from cw.messages import (
     Abandon,
     Answer,
@@ -32,10 +34,12 @@ from cw.messages import (
     Cancel,
     Decision,
     Descriptor,
+    Epoch,
     Failure,
     GatewayHello,
     GatewayId,
     GatewayReport,
+    GatewayWelcome,
     InferCall,
     ModelId,
     ModelSpec,
@@ -44,22 +48,26 @@ from cw.messages import (
     Refusal,
     RefusalReason,
     Refuse,
+    RequestId,
     Settled,
-    SettledAs,
     Timing,
     request_id_for,
 )
-from cw.rpc.ports import DialController, DialExecutor, GatewaySession
+from cw.rpc.ports import ControllerPort, DialController, DialExecutor, GatewaySession
 from cw.units import SECOND
 
 logger = logging.getLogger(__name__)
 
-_REDIAL_S = 0.05
+_REDIAL_S: Final = 0.05
 """Wait between dials of the controller."""
 
-_NO_CONTROLLER = Refusal(
+_NO_CONTROLLER: Final = Refusal(
     reason=RefusalReason.NO_EXECUTOR,
     message="this gateway has no controller at the moment; retry shortly, or use another gateway",
+)
+_CONTROLLER_BEHIND: Final = Refusal(
+    reason=RefusalReason.OVERLOAD,
+    message="the controller is behind with what it was told; ask less, or retry later",
 )
 
 
@@ -87,14 +95,16 @@ class GatewayActor:
     book: OpenRequests = attrs.field(init=False)
     _carrier: Carrier = attrs.field(init=False)
     _gateway_id: GatewayId | None = attrs.field(default=None, init=False)
+    _epoch: Epoch = attrs.field(factory=lambda: Epoch(0), init=False)
     _sequence: int = attrs.field(default=0, init=False)
+    _is_started: bool = attrs.field(default=False, init=False)
     _clock: ClockSync = attrs.field(factory=ClockSync, init=False)
     _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
     _hung_up: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.book = OpenRequests(self.settings)
-        self._carrier = Carrier(self.book, self.dial_executor, failed=self._tell)
+        self._carrier = Carrier(self.book, self.dial_executor, failed=self._report)
 
     # --- towards the controller -------------------------------------------------------------------
 
@@ -102,53 +112,78 @@ class GatewayActor:
         """Keep a session with the controller until cancelled; started once the first one stands."""
         async with trio.open_nursery() as self._nursery:
             while True:
-                try:
-                    await self._serve_session(task_status)
-                except* (PeerDisconnected, OSError, trio.TooSlowError) as lost:
-                    logger.warning("controller lost open=%d: %s", len(self.book), lost.exceptions)
-                self.session = None
-                self.models.clear()
-                self._carrier.lose_all()
+                await self._serve_session(task_status)
                 await trio.sleep(_REDIAL_S)
 
     async def _serve_session(self, task_status: "trio.TaskStatus[None]") -> None:
-        async with self.dial_controller() as controller:
-            self._hung_up = trio.Event()
-            hello = GatewayHello(name=self.name, previous_id=self._gateway_id)
-            with trio.fail_after(self.link.silence_ns / SECOND):
-                welcome, session = await controller.join_gateway(hello, self)
-            first = self._gateway_id is None
-            self._gateway_id = welcome.gateway_id
-            # A new controller has a new clock: what was known of the old one is worth nothing.
-            self._clock = ClockSync()
-            heartbeat = partial(
-                keep_heartbeat,
-                session,
-                self._clock,
-                heartbeat_ns=self.link.heartbeat_ns,
-                silence_ns=self.link.silence_ns,
+        """Work with a controller until it is lost, or could not be reached."""
+        why: object = "it hung up"
+        try:
+            with trio.fail_after(self.link.silence_ns / SECOND) as joining:
+                async with self.dial_controller() as controller:
+                    await self._join(controller, joining, task_status)
+        except* (CwError, OSError, trio.TooSlowError) as lost:
+            why = lost.exceptions
+        finally:
+            self.session = None
+            self._hung_up.set()
+        logger.warning("controller lost open=%d why=%s", len(self.book), why)
+
+    async def _join(
+        self,
+        controller: ControllerPort,
+        joining: trio.CancelScope,
+        task_status: "trio.TaskStatus[None]",
+    ) -> None:
+        self._hung_up = trio.Event()
+        # Only now: while there was no controller, executors went on with what they had been given,
+        # and their outputs kept promises. A new one begins by naming models and executors anew.
+        self.models.clear()
+        self._carrier.lose_all()
+        hello = GatewayHello(name=self.name, previous_id=self._gateway_id)
+        welcome, session = await controller.join_gateway(hello, self)
+        if welcome.epoch < self._epoch:
+            raise ProtocolViolation(
+                f"expected a controller of epoch {self._epoch} or later, got one of "
+                f"{welcome.epoch}: it has been replaced and should stop"
             )
-            async with trio.open_nursery() as nursery:
-                await nursery.start(heartbeat)
-                self.session = session
-                self._resubmit()
-                if first:
-                    task_status.started()
-                nursery.start_soon(self._hang_up_with, session)
-                await self._hung_up.wait()
-                nursery.cancel_scope.cancel()
+        # A new controller has a new clock: what was known of the old one is worth nothing.
+        clock = ClockSync()
+        heartbeat = partial(
+            keep_heartbeat,
+            session,
+            clock,
+            heartbeat_ns=self.link.heartbeat_ns,
+            silence_ns=self.link.silence_ns,
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(heartbeat)
+            joining.deadline = math.inf
+            self.session, self._clock = session, clock
+            self._resubmit(welcome)
+            if not self._is_started:
+                self._is_started = True
+                task_status.started()
+            nursery.start_soon(self._hang_up_with, session)
+            await self._hung_up.wait()
+            nursery.cancel_scope.cancel()
 
     async def _hang_up_with(self, session: GatewaySession) -> None:
         await session.wait_closed()
         self._hung_up.set()
 
-    def _resubmit(self) -> None:
-        """Tell a new controller of the requests that an earlier one had taken on."""
-        for request in self.book:
+    def _resubmit(self, welcome: GatewayWelcome) -> None:
+        """Tell a new controller of what an earlier one had taken on, promises first."""
+        is_renamed = welcome.gateway_id != self._gateway_id
+        self._epoch, self._gateway_id = welcome.epoch, welcome.gateway_id
+        for request in sorted(self.book, key=lambda each: not each.promised):
             # The earlier epoch's attempt may still run: what it gives is no longer current.
             request.attempt = Attempt(request.attempt + 1)
             request.executor_id = None
-            self._tell(self._descriptor(request))
+            if is_renamed:
+                # Decisions find their gateway by the request's id.
+                self.book.rename(request, self._next_request_id(welcome.gateway_id))
+            self._report(self._descriptor(request))
 
     async def wait_closed(self) -> None:
         """Return once this gateway has hung up on its controller."""
@@ -158,14 +193,23 @@ class GatewayActor:
         """Hang up on the controller; the gateway dials again."""
         self._hung_up.set()
 
-    def _tell(self, report: GatewayReport) -> bool:
+    def _tell(self, report: GatewayReport) -> Refusal | None:
+        """Tell the controller, or say why it can't be told."""
         if self.session is None:
-            return False
+            return _NO_CONTROLLER
         try:
             self.session.tell((report,))
-        except (OutboxFull, PeerDisconnected):
-            return False
-        return True
+        except OutboxFull:
+            return _CONTROLLER_BEHIND
+        except PeerDisconnected:
+            return _NO_CONTROLLER
+        return None
+
+    def _report(self, report: GatewayReport) -> None:
+        """Tell the controller what it must know: forgotten, the two would have different books."""
+        if self._tell(report) is _CONTROLLER_BEHIND:
+            logger.warning("hung up on the controller reason='its outbox is full'")
+            self.close()
 
     def tell(self, notices: Notices) -> None:
         """See `GatewayPort.tell`."""
@@ -194,7 +238,7 @@ class GatewayActor:
                 assert self._nursery is not None
                 self._nursery.start_soon(self._carrier.carry, decision.executor_id, inputs)
             return
-        request = self.book.current(decision.request_id, decision.attempt)
+        request = self.book.advance(decision.request_id, decision.attempt)
         if request is None:
             return  # answered already, or of an attempt that is over
         match decision:
@@ -253,19 +297,24 @@ class GatewayActor:
         full = self.book.full(size_bytes)
         if full is not None:
             return full
-        self._sequence += 1
         request = OpenRequest(
-            request_id=request_id_for(self._gateway_id, self._sequence),
+            request_id=self._next_request_id(self._gateway_id),
             spec=spec,
             arrival_ns=arrival_ns,
             deadline_ns=arrival_ns + call.slo_ns,
             tensors=tensors,
             size_bytes=size_bytes,
         )
-        if not self._tell(self._descriptor(request)):
-            return _NO_CONTROLLER
         self.book.add(request)
+        untold = self._tell(self._descriptor(request))
+        if untold is not None:
+            self.book.remove(request)
+            return untold
         return request
+
+    def _next_request_id(self, gateway_id: GatewayId) -> RequestId:
+        self._sequence += 1
+        return request_id_for(gateway_id, self._sequence)
 
     def _descriptor(self, request: OpenRequest) -> Descriptor:
         clock = self._clock
@@ -281,20 +330,17 @@ class GatewayActor:
 
     def _settle(self, request: OpenRequest) -> None:
         self.book.remove(request)
-        outcome = request.settled_as
-        if outcome is SettledAs.CANCELLED:
-            self._tell(Cancel(request_id=request.request_id, attempt=request.attempt))
+        if request.answer is None:
+            self._report(Cancel(request_id=request.request_id, attempt=request.attempt))
             self._carrier.cancel(request)
-        elif outcome is not None:
-            assert request.answer is not None
-            self._tell(
+        elif request.settled_as is not None:
+            finished_ns = request.arrival_ns + request.answer.timing.total_ns
+            self._report(
                 Settled(
                     request_id=request.request_id,
                     attempt=request.attempt,
-                    outcome=outcome,
-                    finished_ns=self._clock.to_cluster_ns(
-                        request.arrival_ns + request.answer.timing.total_ns
-                    ),
+                    outcome=request.settled_as,
+                    finished_ns=self._clock.to_cluster_ns(finished_ns),
                 )
             )
 

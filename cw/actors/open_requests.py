@@ -46,6 +46,8 @@ class OpenRequest:
     predicted_finish_ns: int = 0
     executor_id: ExecutorId | None = None
     """Where the current attempt runs."""
+    is_overdue: bool = False
+    """It was ended because the deadline had come."""
     answer: Answer | None = None
     answered: trio.Event = attrs.field(factory=trio.Event)
 
@@ -79,6 +81,7 @@ class OpenRequest:
 
     def end_overdue(self) -> None:
         """End it because the deadline has come and nothing else has."""
+        self.is_overdue = True
         slo = format_ms(self.deadline_ns - self.arrival_ns)
         if self.promised:
             message = f"promised, but the output was not there within the SLO of {slo}"
@@ -89,12 +92,10 @@ class OpenRequest:
 
     @property
     def settled_as(self) -> SettledAs | None:
-        """What to tell the controller of the end; None where the end was the controller's word."""
-        if self.answer is None:
-            return SettledAs.CANCELLED
-        if self.answer.outputs is not None:
+        """How it was answered; None where that was the controller's own word."""
+        if self.answer is not None and self.answer.outputs is not None:
             return SettledAs.KEPT
-        return SettledAs.LATE if now_ns() >= self.deadline_ns else None
+        return SettledAs.LATE if self.is_overdue else None
 
 
 @attrs.define(eq=False)
@@ -140,14 +141,32 @@ class OpenRequests:
         del self._by_id[request.request_id]
         self._size_bytes -= request.size_bytes
 
-    def current(self, request_id: RequestId, attempt: Attempt) -> OpenRequest | None:
-        """Find a request that still waits and whose current attempt this is."""
-        request = self._by_id.get(request_id)
-        if request is None or request.answer is not None or request.attempt != attempt:
-            return None
-        return request
+    def rename(self, request: OpenRequest, request_id: RequestId) -> None:
+        """Give a request another id: this gateway has got another one itself."""
+        del self._by_id[request.request_id]
+        request.request_id = request_id
+        self._by_id[request_id] = request
 
     def waiting(self, request_id: RequestId) -> OpenRequest | None:
         """Find a request that still waits, whatever its attempt."""
         request = self._by_id.get(request_id)
         return request if request is not None and request.answer is None else None
+
+    def current(self, request_id: RequestId, attempt: Attempt) -> OpenRequest | None:
+        """Find a request that still waits and whose current attempt this is."""
+        request = self.waiting(request_id)
+        return request if request is not None and request.attempt == attempt else None
+
+    def advance(self, request_id: RequestId, attempt: Attempt) -> OpenRequest | None:
+        """Find a request that still waits, for the controller's word on an attempt.
+
+        The controller alone begins attempts, and its first word on a new one may be any decision:
+        from then on the earlier attempt is over. None if it is this attempt that is over.
+        """
+        request = self.waiting(request_id)
+        if request is None or attempt < request.attempt:
+            return None
+        if attempt > request.attempt:
+            request.attempt = attempt
+            request.executor_id = None
+        return request
