@@ -16,7 +16,7 @@ import attrs
 from cw.config import SchedulerSettings
 from cw.core.pages import EvictionOrder, PageBooks, Popularity
 from cw.core.plan import ExecutorPlan, PlannedBatch
-from cw.core.profile import CostTable, DeviceKey, Profiles, device_key
+from cw.core.profile import CostTable, DeviceKey, DurationWindow, Profiles, device_key
 from cw.core.queues import ModelQueue
 from cw.core.requests import Request
 from cw.core.residency import Residency
@@ -35,6 +35,11 @@ from cw.units import MS
 
 RATE_DECAY_NS: Final = 200 * MS
 """Arrivals count 1/e in a model's rate after this long: a few SLOs, so that bursts are seen."""
+
+
+GROWTH_RATIO: Final = 0.75
+"""Of the arrivals expected at the mean rate so many are counted on: a batch whose riders do not
+come has wasted its room, one that is full early only makes the next one open earlier."""
 
 
 class Stage(enum.Enum):
@@ -113,34 +118,30 @@ class Place:
     warm_ups: int = 0
     """How many runs of a size are thrown away."""
     retries: int = 0
+    growing_until_ns: int = 0
+    """Until when newcomers will join the batches that are planned here, as the last walk found."""
 
-    def expected_count(self, batch: PlannedBatch, count: int, wait_ns: int) -> int:
-        """Guess how large a batch of this place will be when it starts in `wait_ns`."""
-        largest = batch.costs.largest
-        if count >= largest or batch is not self.batches[-1]:
-            return count
-        return min(largest, count + self.expected_arrivals(wait_ns))
+    serves: bool = False
+    """It is in `ModelBooks.serving`."""
 
     def expected_arrivals(self, wait_ns: int) -> int:
         """Guess how many requests will come to this place in the next `wait_ns`."""
         if wait_ns <= 0:
             return 0
         rate = self.model.rate.per_ns / max(1, len(self.model.serving))
-        return int(rate * wait_ns + 0.5)
+        return int(GROWTH_RATIO * rate * wait_ns + 0.5)
 
     def serve_if_ready(self) -> None:
         """Enter the model's serving places when it can be planned for here."""
-        if (
-            self.stage is Stage.READY
-            and self.residency is not Residency.COLD
-            and not self.model.removed
-            and self not in self.model.serving
-        ):
+        ready = self.stage is Stage.READY and self.residency is not Residency.COLD
+        if ready and not self.model.removed and not self.serves:
+            self.serves = True
             self.model.serving.append(self)
 
     def stop_serving(self) -> None:
         """Leave the model's serving places."""
-        if self in self.model.serving:
+        if self.serves:
+            self.serves = False
             self.model.serving.remove(self)
 
     @property
@@ -202,6 +203,8 @@ class Books:
     models: dict[ModelId, ModelBooks] = attrs.field(factory=dict)
     executors: dict[ExecutorId, ExecutorBooks] = attrs.field(factory=dict)
     requests: dict[RequestId, Request] = attrs.field(factory=dict)
+    delivery: DurationWindow = attrs.field(factory=lambda: DurationWindow(256, 0.95))
+    """From an action's end to its answer, as gateways report it."""
     waiting: dict[ModelId, ModelBooks] = attrs.field(factory=dict)
     """Models with somebody in their queue."""
     waiting_count: int = 0
@@ -213,6 +216,12 @@ class Books:
     """Removed models to be forgotten in this step if nothing of them is left."""
     short: dict[ModelId, int] = attrs.field(factory=dict)
     """Models that could not be fitted on the executors that serve them, and when last."""
+
+    @property
+    def allowance_ns(self) -> int:
+        """Aim so long before each deadline: the margin, or what delivery was seen to take."""
+        margin_ns = self.settings.margin_ns
+        return max(margin_ns, self.delivery.estimate_ns + margin_ns // 2)
 
     def enqueue(self, request: Request) -> None:
         """Let a request wait in its model's queue."""

@@ -105,7 +105,7 @@ class Dispatcher:
     def _assign(
         self, committed: Committed[Work], action: Infer, riders: list[Request], now_ns: int
     ) -> None:
-        finish_ns = committed.end_ns + self.books.settings.margin_ns
+        finish_ns = committed.end_ns + self.books.allowance_ns
         shares: dict[GatewayId, list[Assignment]] = {}
         for position, rider in enumerate(riders):
             rider.move(RequestState.COMMITTED)

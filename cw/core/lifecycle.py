@@ -204,8 +204,10 @@ class Lifecycle:
         self.dispatcher.commands.append(Decide(gateway_id=request.gateway_id, decision=decision))
         self._close(request, now_ns, f"abandoned: {failure.kind.value}")
 
-    def settle(self, request: Request, outcome: SettledAs, now_ns: int) -> None:
-        """Its gateway answered it, finally."""
+    def settle(self, request: Request, outcome: SettledAs, finished_ns: int, now_ns: int) -> None:
+        """Its gateway answered it, finally, at `finished_ns`."""
+        if request.state is RequestState.RAN and outcome is SettledAs.KEPT:
+            self.books.delivery.add(max(0, finished_ns - request.ended_ns))
         committed = request.committed if request.state is RequestState.COMMITTED else None
         if outcome is SettledAs.KEPT:
             self._ran_already(request)

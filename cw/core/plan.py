@@ -101,7 +101,14 @@ class ExecutorPlan:
             end_ns = max(end_ns, release_ns) + by_count[count] + overhead_ns
             finishes.append(end_ns)
             expected_ns = max(expected_ns, release_ns)
-            count = batch.place.expected_count(batch, count, expected_ns - now_ns)
+            place = batch.place
+            if batch is place.batches[0]:
+                place.growing_until_ns = now_ns
+            if count < batch.costs.largest:
+                # Newcomers join the first batch with room: later ones grow once it has started.
+                growth_ns = expected_ns - place.growing_until_ns
+                count = min(batch.costs.largest, count + place.expected_arrivals(growth_ns))
+                place.growing_until_ns = max(place.growing_until_ns, expected_ns)
             expected_ns += by_count[count] + overhead_ns
             expected_finishes.append(expected_ns)
         self.finishes, self.expected_finishes = finishes, expected_finishes

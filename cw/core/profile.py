@@ -129,6 +129,26 @@ class CostTable:
         return self.batch_sizes[-1]
 
     @property
+    def density_ns(self) -> float:
+        """What a request costs at best, in the densest batch."""
+        return min(self.by_count[size] / size for size in self.batch_sizes)
+
+    def least_price_ns(self, count: int, within_ns: int) -> float:
+        """What a request costs at best in a batch of up to `count` that takes `within_ns` at most.
+
+        At least a batch of one is always considered.
+        """
+        price_ns = float(self.by_count[1])
+        for size in self.batch_sizes:
+            riders = min(size, max(1, count))
+            if self.by_count[riders] > within_ns:
+                break
+            price_ns = min(price_ns, self.by_count[riders] / riders)
+            if size >= count:
+                break
+        return price_ns
+
+    @property
     def known(self) -> bool:
         """Whether every batch size was measured."""
         return all(len(self.windows[size]) for size in self.batch_sizes)

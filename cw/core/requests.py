@@ -66,6 +66,8 @@ class Request:
     state: RequestState = RequestState.WAITING
     batch: "PlannedBatch | None" = None
     committed: "Committed[Work] | None" = None
+    ended_ns: int = 0
+    """When its action ended, if it RAN."""
     predicted_ns: int = 0
     """What the gateway was told last."""
     executor_lost: bool = False

@@ -117,6 +117,7 @@ class Results:
             rider.cause = self._cause(committed, result, rider)
             if ok and (position >= len(result.ran) or result.ran[position]):
                 rider.move(RequestState.RAN)
+                rider.ended_ns = result.end_ns
                 rider.note(now_ns, f"ran, ended {(now_ns - result.end_ns) / 1e6:.3f} ms ago")
                 continue
             if ok:

@@ -30,8 +30,8 @@ from typing import assert_never
 
 from cw.config import SchedulerSettings
 from cw.core import admission, audit, views
-from cw.core.books import Books, ExecutorBooks, ModelBooks, Place, Stage
-from cw.core.commands import AnnounceModel, Command, DropExecutor
+from cw.core.books import Books, ExecutorBooks, ModelBooks, Place
+from cw.core.commands import Command
 from cw.core.dispatch import Dispatcher
 from cw.core.events import (
     ActionDone,
@@ -46,13 +46,12 @@ from cw.core.events import (
 )
 from cw.core.ledger import Tally
 from cw.core.lifecycle import Lifecycle
-from cw.core.pages import PageBooks
+from cw.core.membership import Membership
 from cw.core.policies import make_policy
 from cw.core.profile import Profiles
 from cw.core.registration import Registrar
 from cw.core.requests import Request
 from cw.core.results import Results
-from cw.core.timeline import PipeDelay
 from cw.messages import (
     AttemptFailed,
     Cancel,
@@ -64,10 +63,7 @@ from cw.messages import (
     FailureKind,
     ModelId,
     ModelSpec,
-    ModelState,
     ModelStatus,
-    Refusal,
-    RefusalReason,
     RequestId,
     Settled,
     gateway_of,
@@ -97,6 +93,9 @@ class Scheduler:
         self.lifecycle = Lifecycle(self.books, self.policy, self.dispatcher)
         self.registrar = Registrar(self.books, self.dispatcher)
         self.results = Results(self.books, self.lifecycle, self.registrar)
+        self.membership = Membership(
+            self.books, self.dispatcher, self.lifecycle, self.registrar, self.results
+        )
         self._wakes: list[tuple[int, ExecutorId]] = []
 
     @property
@@ -141,7 +140,7 @@ class Scheduler:
             if executor_id in self.books.executors:
                 self._advance(executor, now_ns)
         while self.books.leaving:
-            self._forget_if_done(self.books.leaving.popitem()[1])
+            self.membership.forget_if_done(self.books.leaving.popitem()[1])
         self.lifecycle.tell_promises(now_ns)
         return self.dispatcher.take_commands()
 
@@ -154,11 +153,11 @@ class Scheduler:
                 if executor is not None:
                     fault = self.results.take(executor, result, now_ns)
                     if fault is not None:
-                        self._drop(executor, fault, now_ns)
-            case Settled(request_id=request_id, outcome=outcome):
-                request = self.books.requests.get(request_id)
+                        self.membership.drop(executor, fault, now_ns)
+            case Settled():
+                request = self.books.requests.get(event.request_id)
                 if request is not None:
-                    self.lifecycle.settle(request, outcome, now_ns)
+                    self.lifecycle.settle(request, event.outcome, event.finished_ns, now_ns)
             case AttemptFailed(request_id=request_id, attempt=attempt, detail=detail):
                 request = self.books.requests.get(request_id)
                 if request is not None and request.attempt == attempt and request.committed:
@@ -168,18 +167,18 @@ class Scheduler:
                 if request is not None:
                     self.lifecycle.cancel(request, now_ns, "cancelled by its caller")
             case ExecutorJoined():
-                self._join(event)
+                self.membership.join(event)
             case ExecutorLost(executor_id=executor_id):
                 executor = self.books.executors.get(executor_id)
                 if executor is not None:
-                    self._lose(executor, now_ns)
+                    self.membership.lose(executor, now_ns)
             case GatewayLost(gateway_id=gateway_id):
                 for request in self.books.open_of(gateway_id):
                     self.lifecycle.cancel(request, now_ns, "its gateway was lost")
             case ModelAdded(spec=spec):
-                self._add_model(ModelBooks(spec))
+                self.membership.add_model(ModelBooks(spec))
             case ModelRemoved(model_id=model_id):
-                self._remove_model(model_id, now_ns)
+                self.membership.remove_model(model_id, now_ns)
             case TimerFired():
                 pass
             case _:
@@ -198,7 +197,7 @@ class Scheduler:
             model=model or _unknown_model(),
             arrival_ns=descriptor.arrival_ns,
             deadline_ns=descriptor.deadline_ns,
-            due_ns=descriptor.deadline_ns - self.books.settings.margin_ns,
+            due_ns=descriptor.deadline_ns - self.books.allowance_ns,
             hold_until_ns=descriptor.deadline_ns,
             attempt=descriptor.attempt,
             promised=descriptor.promised,
@@ -226,99 +225,7 @@ class Scheduler:
         if refusal is not None:
             self.lifecycle.refuse_at_arrival(request, refusal, now_ns)
 
-    # --- models -----------------------------------------------------------------------------------
-
-    def _add_model(self, model: ModelBooks) -> None:
-        model_id = model.model_id
-        if model_id in self.books.models:
-            return
-        if len(self.books.models) >= self.books.settings.max_models:
-            model.state = ModelState.FAILED
-            model.detail = (
-                f"{len(self.books.models)} models are the bound (max_models); remove some, or "
-                "raise it"
-            )
-        self.books.models[model_id] = model
-        if model.state is not ModelState.FAILED:
-            for executor in self.books.executors.values():
-                self.registrar.place_model(model, executor)
-            self.registrar.judge(model)
-
-    def _remove_model(self, model_id: ModelId, now_ns: int) -> None:
-        model = self.books.models.get(model_id)
-        if model is None or model.removed:
-            return
-        model.removed = True
-        if model.state is ModelState.READY:
-            self.dispatcher.commands.append(AnnounceModel(model_id=model_id, ready=False))
-        for request in [each for each in model.queue if not each.promised]:
-            self.books.dequeue(request)
-            refusal = Refusal(
-                reason=RefusalReason.NOT_READY,
-                message=f"model {model.spec.name} was removed while the request waited",
-            )
-            self.lifecycle.refuse_at_arrival(request, refusal, now_ns)
-        self._forget_if_done(model)
-
-    def _forget_if_done(self, model: ModelBooks) -> None:
-        """Forget a removed model once nothing promised or sent of it is left."""
-        if not model.removed or model.open or model.in_flight or len(model.queue):
-            return
-        if self.books.models.get(model.model_id) is not model:
-            return
-        for place in list(model.places.values()):
-            executor = place.executor
-            if place.stage is not Stage.NEW or model.model_id in executor.prepared:
-                self.dispatcher.unload(executor, model.model_id, forget=True)
-            del executor.places[model.model_id]
-            if place in executor.bring_up:
-                executor.bring_up.remove(place)
-            self.books.dirty[executor.executor_id] = executor
-        model.places.clear()
-        model.serving.clear()
-        del self.books.models[model.model_id]
-
     # --- executors --------------------------------------------------------------------------------
-
-    def _join(self, event: ExecutorJoined) -> None:
-        if event.executor_id in self.books.executors:
-            return
-        settings = self.books.settings
-        executor = ExecutorBooks(
-            executor_id=event.executor_id,
-            name=event.name,
-            device=event.device,
-            pages=PageBooks(event.device.pages_total),
-            pipe=PipeDelay(settings.schedule_ahead_ns, settings.schedule_ahead_max_ns),
-            prepared=set(event.prepared),
-            resident=set(event.resident),
-        )
-        self.books.executors[event.executor_id] = executor
-        for model in self.books.models.values():
-            if not model.removed:
-                self.registrar.place_model(model, executor)
-                self.registrar.judge(model)
-        self.books.dirty[event.executor_id] = executor
-
-    def _drop(self, executor: ExecutorBooks, reason: str, now_ns: int) -> None:
-        """Cut an executor off, and do without it from now on."""
-        command = DropExecutor(executor_id=executor.executor_id, reason=reason)
-        self.dispatcher.commands.append(command)
-        self._lose(executor, now_ns)
-
-    def _lose(self, executor: ExecutorBooks, now_ns: int) -> None:
-        """Find new places for what an executor had promised, most urgent first."""
-        del self.books.executors[executor.executor_id]
-        self.books.dirty.pop(executor.executor_id, None)
-        models = [place.model for place in executor.places.values()]
-        for place in executor.places.values():
-            place.stop_serving()
-            del place.model.places[executor.executor_id]
-            place.model.in_flight -= place.in_flight
-        self.results.executor_lost(executor, now_ns)
-        for model in models:
-            self.registrar.judge(model)
-            self._forget_if_done(model)
 
     def _advance(self, executor: ExecutorBooks, now_ns: int) -> None:
         """Commit what is due on one executor, and say when to look again."""
@@ -330,7 +237,7 @@ class Scheduler:
                     f"{executor.name} never answered {kind} {overdue.action.action_id}, expected "
                     f"at {overdue.end_ns} and given up at {now_ns}"
                 )
-                self._drop(executor, reason, now_ns)
+                self.membership.drop(executor, reason, now_ns)
                 return
         if self.books.waiting:
             self.policy.reconsider(executor, now_ns=now_ns)

@@ -80,7 +80,7 @@ class ClockworkPolicy:
         strategies = []
         for model_id, model in self.books.waiting.items():
             place = executor.places.get(model_id)
-            if place is None or place not in model.serving:
+            if place is None or not place.serves:
                 continue
             if place.residency is not Residency.WARM:
                 continue

@@ -1,0 +1,129 @@
+"""Membership: models and executors coming and going while requests flow.
+
+The concept: nothing that is promised is lost by a coming or going. A removed model takes nothing
+new, finishes what it promised and only then is forgotten, at the executors as well. What a lost
+executor had promised finds other places, most urgent first.
+
+Neighbours: `scheduler.py` maps events to these steps; `registration.py` brings models up.
+"""
+
+import attrs
+
+from cw.core.books import Books, ExecutorBooks, ModelBooks, Stage
+from cw.core.commands import AnnounceModel, DropExecutor
+from cw.core.dispatch import Dispatcher
+from cw.core.events import ExecutorJoined
+from cw.core.lifecycle import Lifecycle
+from cw.core.pages import PageBooks
+from cw.core.registration import Registrar
+from cw.core.results import Results
+from cw.core.timeline import PipeDelay
+from cw.messages import ModelId, ModelState, Refusal, RefusalReason
+
+
+@attrs.define(eq=False)
+class Membership:
+    """Comings and goings. Instants are cluster time, ns."""
+
+    books: Books
+    dispatcher: Dispatcher
+    lifecycle: Lifecycle
+    registrar: Registrar
+    results: Results
+
+    # --- models -----------------------------------------------------------------------------------
+
+    def add_model(self, model: ModelBooks) -> None:
+        """Bring a model up everywhere; a model of that id that is known already stays."""
+        model_id = model.model_id
+        if model_id in self.books.models:
+            return
+        if len(self.books.models) >= self.books.settings.max_models:
+            model.state = ModelState.FAILED
+            model.detail = (
+                f"{len(self.books.models)} models are the bound (max_models); remove some, or "
+                "raise it"
+            )
+        self.books.models[model_id] = model
+        if model.state is not ModelState.FAILED:
+            for executor in self.books.executors.values():
+                self.registrar.place_model(model, executor)
+            self.registrar.judge(model)
+
+    def remove_model(self, model_id: ModelId, now_ns: int) -> None:
+        """Refuse the held, take nothing new, and forget it once the promised have ended."""
+        model = self.books.models.get(model_id)
+        if model is None or model.removed:
+            return
+        model.removed = True
+        if model.state is ModelState.READY:
+            self.dispatcher.commands.append(AnnounceModel(model_id=model_id, ready=False))
+        for request in [each for each in model.queue if not each.promised]:
+            self.books.dequeue(request)
+            refusal = Refusal(
+                reason=RefusalReason.NOT_READY,
+                message=f"model {model.spec.name} was removed while the request waited",
+            )
+            self.lifecycle.refuse_at_arrival(request, refusal, now_ns)
+        self.forget_if_done(model)
+
+    def forget_if_done(self, model: ModelBooks) -> None:
+        """Forget a removed model once nothing promised or sent of it is left."""
+        if not model.removed or model.open or model.in_flight or len(model.queue):
+            return
+        if self.books.models.get(model.model_id) is not model:
+            return
+        for place in list(model.places.values()):
+            executor = place.executor
+            if place.stage is not Stage.NEW or model.model_id in executor.prepared:
+                self.dispatcher.unload(executor, model.model_id, forget=True)
+            del executor.places[model.model_id]
+            if place in executor.bring_up:
+                executor.bring_up.remove(place)
+            self.books.dirty[executor.executor_id] = executor
+        model.places.clear()
+        model.serving.clear()
+        del self.books.models[model.model_id]
+
+    # --- executors --------------------------------------------------------------------------------
+
+    def join(self, event: ExecutorJoined) -> None:
+        """Bring every model up on a new executor."""
+        if event.executor_id in self.books.executors:
+            return
+        settings = self.books.settings
+        executor = ExecutorBooks(
+            executor_id=event.executor_id,
+            name=event.name,
+            device=event.device,
+            pages=PageBooks(event.device.pages_total),
+            pipe=PipeDelay(settings.schedule_ahead_ns, settings.schedule_ahead_max_ns),
+            prepared=set(event.prepared),
+            resident=set(event.resident),
+        )
+        self.books.executors[event.executor_id] = executor
+        for model in self.books.models.values():
+            if not model.removed:
+                self.registrar.place_model(model, executor)
+                self.registrar.judge(model)
+        self.books.dirty[event.executor_id] = executor
+
+    def drop(self, executor: ExecutorBooks, reason: str, now_ns: int) -> None:
+        """Cut an executor off, and do without it from now on."""
+        command = DropExecutor(executor_id=executor.executor_id, reason=reason)
+        self.dispatcher.commands.append(command)
+        self.lose(executor, now_ns)
+
+    def lose(self, executor: ExecutorBooks, now_ns: int) -> None:
+        """Find new places for what an executor had promised, most urgent first."""
+        del self.books.executors[executor.executor_id]
+        self.books.dirty.pop(executor.executor_id, None)
+        models = [place.model for place in executor.places.values()]
+        for place in executor.places.values():
+            place.stop_serving()
+            del place.model.places[executor.executor_id]
+            place.model.in_flight -= place.in_flight
+        self.results.executor_lost(executor, now_ns)
+        for model in models:
+            self.registrar.judge(model)
+            self.forget_if_done(model)
