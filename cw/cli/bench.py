@@ -41,6 +41,8 @@ from cw.workload.report import added_latency_ns, counts, model_table, quantiles_
 
 _INPUTS_PER_MODEL = 4
 _DEFAULT_RATE_RPS = 100.0
+_SETTLE_S = 0.1
+"""Until the last requests' ends have reached the controller's ledger."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,21 +81,29 @@ def run(args: argparse.Namespace) -> int:
 
 async def _bench(args: argparse.Namespace) -> dict[str, Any]:
     async with connected(find_cluster(args), args.key) as client:
-        before = await client.status()
-        models = choose_models(before.models, args.models)
-        plan = make_plan(args, models)
-        with Progress(console=people, transient=True, disable=not people.is_terminal) as progress:
-            bar = progress.add_task("sending", total=len(plan) or None)
-            sent = await _send(
-                client, args, plan, lambda done: progress.update(bar, completed=done)
-            )
-        await trio.sleep(0.1)  # the last settlements reach the controller
-        after = await client.status()
-    report = make_report(sent, args, models, before, after)
+        report, sent = await measure(client, args)
     if args.records is not None:
         write_records(args.records, sent)
     show(report, sent)
     return report
+
+
+async def measure(
+    client: Client, args: argparse.Namespace
+) -> tuple[dict[str, Any], Sequence[Sent]]:
+    """Send the load that the options describe; return what `--json` prints, and every request."""
+    before = await client.status()
+    chosen = choose_models(before.models, args.models)
+    plan = make_plan(args, chosen)
+    with Progress(console=people, transient=True, disable=not people.is_terminal) as progress:
+        bar = progress.add_task("sending", total=len(plan) or None)
+        sent = await _send(client, args, plan, lambda done: progress.update(bar, completed=done))
+    await trio.sleep(_SETTLE_S)
+    after = await client.status()
+    # The durations of now, which this very load has taught the profiles.
+    names = {model.spec.name for model in chosen}
+    models = [model for model in after.models if model.spec.name in names]
+    return make_report(sent, args, models, before, after), sent
 
 
 async def _send(

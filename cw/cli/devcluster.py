@@ -57,6 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     demo = verbs.add_parser("demo", help="two trained models, real inputs, ten seconds of load")
     demo.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     demo.add_argument("--seconds", type=float, default=10.0, help="of load, default 10")
+    measured = verbs.add_parser("measure", help="the README's figures, on this machine")
+    measured.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    measured.add_argument("--seconds", type=float, default=60.0, help="per load, default 60")
+    measured.add_argument("--seed", type=int, default=1)
     shown = verbs.add_parser("status", help="show the cluster that runs in this checkout")
     status.add_arguments(shown)
 
@@ -87,6 +91,10 @@ def run(args: argparse.Namespace) -> int:
         from cw.cli.demo import demo  # needs torch
 
         return demo(args)
+    if args.verb == "measure":
+        from cw.cli.measure import measure  # needs torch
+
+        return measure(args)
     return trio.run(_up, args)
 
 
