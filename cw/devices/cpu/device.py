@@ -18,7 +18,7 @@ import torch
 from cw.devices.cpu import address_space
 from cw.devices.cpu.lane import CpuLane, Measured
 from cw.devices.cpu.pages import PageMemory, PageRange
-from cw.devices.cpu.program import CpuProgram, OutputReader, bind_weights, load_program
+from cw.devices.cpu.program import CpuProgram, OutputReader, bind_weights, load_program, warm_loader
 from cw.devices.device import DeviceReport, InferReport, Tensors
 from cw.devices.fitting import check_fit, read_program, read_weights
 from cw.devices.page_claims import PageClaims
@@ -62,7 +62,7 @@ class CpuDevice:
         cores: Sequence[int] = (),
         switch_interval_s: float = 5e-5,
     ) -> Self:
-        """Start the thread and find the memory: about 0.1 s per GiB, more on a fresh machine.
+        """Start the thread, find the memory, import torch's loader: one second or a few.
 
         Args:
             pages_total: Pages of 16 MiB for weights.
@@ -77,6 +77,7 @@ class CpuDevice:
 
         def start() -> tuple[PageMemory, int]:
             memory = PageMemory(pages_total)
+            warm_loader()
             _settle_garbage()
             return memory, memory.measure_load()
 
@@ -183,7 +184,6 @@ class CpuDevice:
 
     def _prepare(self, model: ModelSpec, program_path: Path, weights: Path) -> _Prepared:
         program = self._programs.get(model.program_sha256)
-        is_new = program is None
         layout = read_weights(weights)
         if program is None:
             checked = read_program(model, program_path)
@@ -207,8 +207,7 @@ class CpuDevice:
             file_bytes=file_bytes,
             image_address=file_address + layout.data_start,
         )
-        if is_new:
-            _settle_garbage()
+        _settle_garbage()
         return prepared
 
     def _forget(self, model_id: ModelId) -> None:
