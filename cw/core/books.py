@@ -173,6 +173,10 @@ class ExecutorBooks:
     """Since when the first of `bring_up` waits for a gap."""
     wake_ns: int | None = None
     """When to look at it again if nothing happens before."""
+    freed: bool = False
+    """Lane time came free, so those who wait may fit now."""
+    replica_look_ns: int = 0
+    """When to look next for a model that wants a replica here."""
     quiescing: bool = False
     """Nothing new is planned here until the plan is empty, so that `bring_up` gets its turn."""
     warm_programs: set[str] = attrs.field(factory=set)

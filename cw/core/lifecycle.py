@@ -98,6 +98,7 @@ class Lifecycle:
                 else:
                     plan.take(batch)
                     batch.place.batches.remove(batch)
+                batch.place.executor.freed = True
                 self.books.dirty[batch.place.executor.executor_id] = batch.place.executor
                 request.batch = None
             case RequestState.COMMITTED:

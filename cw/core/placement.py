@@ -19,8 +19,10 @@ from cw.units import MS
 
 LOAD_AHEAD_NS: Final = 3 * MS
 """Order a LOAD so long before its lane is free: later knows more, sooner keeps the lane busy."""
-LANE_WHILES_NS: Final = 10 * MS
-"""A model gets at most one more replica in this time, so that the first can take effect."""
+REPLICA_LOOK_NS: Final = 2 * MS
+"""How often an executor looks for a model that wants a replica."""
+SHORT_NS: Final = 10 * MS
+"""How long ago a model must have been turned away at most, to want one."""
 QUEUE_BONUS: Final = 5.0
 """A model that is waited for stays: as if it had been used e^5 times as much."""
 BUSY_RATIO: Final = 0.6
@@ -110,9 +112,12 @@ def _most_wanted(books: Books, executor: ExecutorBooks, now_ns: int) -> Place | 
 
 def _replica(books: Books, executor: ExecutorBooks, now_ns: int) -> Place | None:
     """Find a model that is short of executors and that this one has room for."""
+    if now_ns < executor.replica_look_ns:
+        return None
+    executor.replica_look_ns = now_ns + REPLICA_LOOK_NS
     for model_id, noted_ns in list(books.short.items()):
         model = books.models.get(model_id)
-        if model is None or now_ns - noted_ns > LANE_WHILES_NS:
+        if model is None or now_ns - noted_ns > SHORT_NS:
             del books.short[model_id]
             continue
         place = executor.places.get(model_id)

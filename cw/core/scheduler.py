@@ -239,13 +239,15 @@ class Scheduler:
                 )
                 self.membership.drop(executor, reason, now_ns)
                 return
-        if self.books.waiting:
-            self.policy.reconsider(executor, now_ns=now_ns)
         while self._lane_is_due(executor, now_ns):
             batch = self.policy.next_batch(executor, now_ns=now_ns)
             if batch is None:
                 break
             self.dispatcher.infer(batch, now_ns)
+            executor.freed = True
+        if executor.freed and self.books.waiting:
+            self.policy.reconsider(executor, now_ns=now_ns)
+        executor.freed = False
         look_ns = None
         if executor.bring_up:
             look_ns = self.registrar.advance(executor, now_ns=now_ns)

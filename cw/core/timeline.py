@@ -150,50 +150,44 @@ class BusyShare:
             self._since_ns += UTILISATION_NS
 
 
+def _pipe_window() -> DurationWindow:
+    return DurationWindow(PIPE_WINDOW, PIPE_QUANTILE)
+
+
 @attrs.define(eq=False)
 class PipeDelay:
     """What lies between the controller and one executor's lane, learnt from its results."""
 
     lead_min_ns: int
     lead_max_ns: int
-    _to_ready: DurationWindow = attrs.field(
-        factory=lambda: DurationWindow(PIPE_WINDOW, PIPE_QUANTILE)
-    )
-    _back: DurationWindow = attrs.field(factory=lambda: DurationWindow(PIPE_WINDOW, PIPE_QUANTILE))
-    _overhead: DurationWindow = attrs.field(
-        factory=lambda: DurationWindow(PIPE_WINDOW, PIPE_QUANTILE)
-    )
+    lead_ns: int = 0
+    """Commit an action so long before its lane is free."""
+    delay_ns: int = 0
+    """From the sending of an action until it can start, its inputs included."""
+    return_ns: int = MS
+    """From the end of an action until its result is here."""
+    overhead_ns: int = 0
+    """What an action holds its lane beyond its time on the device."""
+    _to_ready: DurationWindow = attrs.field(factory=_pipe_window)
+    _back: DurationWindow = attrs.field(factory=_pipe_window)
+    _overhead: DurationWindow = attrs.field(factory=_pipe_window)
 
-    @property
-    def lead_ns(self) -> int:
-        """Commit an action so long before its lane is free."""
-        return min(self.lead_max_ns, max(self.lead_min_ns, self._to_ready.estimate_ns))
-
-    @property
-    def delay_ns(self) -> int:
-        """From the sending of an action until it can start, its inputs included."""
-        if not len(self._to_ready):
-            return min(MS, self.lead_min_ns)
-        return min(self.lead_max_ns, self._to_ready.estimate_ns)
-
-    @property
-    def return_ns(self) -> int:
-        """From the end of an action until its result is here."""
-        return min(self.lead_max_ns, self._back.estimate_ns) if len(self._back) else MS
-
-    @property
-    def overhead_ns(self) -> int:
-        """What an action holds its lane beyond its time on the device."""
-        return self._overhead.estimate_ns
+    def __attrs_post_init__(self) -> None:
+        self.lead_ns = self.lead_min_ns
+        self.delay_ns = min(MS, self.lead_min_ns)
 
     def learn_ready(self, *, sent_ns: int, ready_ns: int) -> None:
         """Learn from an action that could start at `ready_ns`."""
         self._to_ready.add(max(0, ready_ns - sent_ns))
+        self.delay_ns = min(self.lead_max_ns, self._to_ready.estimate_ns)
+        self.lead_ns = max(self.lead_min_ns, self.delay_ns)
 
     def learn_back(self, *, end_ns: int, now_ns: int) -> None:
         """Learn from a result that came at `now_ns`."""
         self._back.add(max(0, now_ns - end_ns))
+        self.return_ns = min(self.lead_max_ns, self._back.estimate_ns)
 
     def learn_overhead(self, overhead_ns: int) -> None:
         """Learn how much longer than on the device an action held its lane."""
         self._overhead.add(max(0, overhead_ns))
+        self.overhead_ns = self._overhead.estimate_ns

@@ -145,8 +145,8 @@ class DefaultPolicy:
         """
         queue = model.queue
         due_ns = queue[0].due_ns
-        for size in reversed(model.spec.batch_sizes):
-            count = min(size, len(queue))
+        counts = {min(size, len(queue)): None for size in reversed(model.spec.batch_sizes)}
+        for count in counts if urgency is Urgency.LAST else list(counts)[:1]:
             if place is not None:
                 fit = find_at(place, due_ns, count=count, urgency=urgency, now_ns=now_ns)
             else:
@@ -157,8 +157,6 @@ class DefaultPolicy:
                     self.books.dequeue(request)
                 self._plan(fit, requests)
                 return True
-            if size == 1:
-                break
         return False
 
     def _plan(self, fit: Fit, requests: list[Request]) -> None:

@@ -87,9 +87,11 @@ def find_at(place: Place, due_ns: int, *, count: int, urgency: Urgency, now_ns: 
             return fit
         joined = fit
         break
+    last_ns = plan.expected_finishes[-1] if plan.batches else start_ns
+    if urgency is Urgency.EAGER and last_ns - now_ns > EARLY_RATIO * (due_ns - now_ns):
+        return joined  # `_may_open` would say no; most requests of an overload end here.
     # A new batch will probably run last, and newcomers join those before it first.
     alone_ns = max(now_ns, place.growing_until_ns) if place.batches else now_ns
-    last_ns = plan.expected_finishes[-1] if plan.batches else start_ns
     followers = place.expected_arrivals(last_ns - alone_ns)
     opened = plan.fit_new(place, overhead_ns, due_ns, count=count, followers=followers)
     if opened is None or not _may_open(opened, due_ns, count + followers, urgency, now_ns):
