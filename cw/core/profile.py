@@ -128,22 +128,22 @@ class CostTable:
         """The most requests that one batch holds."""
         return self.batch_sizes[-1]
 
-    @property
-    def density_ns(self) -> float:
-        """What a request costs at best, in the densest batch."""
-        return min(self.by_count[size] / size for size in self.batch_sizes)
+    def density_ns(self, overhead_ns: int) -> float:
+        """What a request costs at best, in the densest batch; `overhead_ns` is each batch's."""
+        return min((self.by_count[size] + overhead_ns) / size for size in self.batch_sizes)
 
-    def least_price_ns(self, count: int, within_ns: int) -> float:
+    def least_price_ns(self, count: int, within_ns: int, overhead_ns: int) -> float:
         """What a request costs at best in a batch of up to `count` that takes `within_ns` at most.
 
-        At least a batch of one is always considered.
+        At least a batch of one is always considered. `overhead_ns` is what each batch holds the
+        lane beyond its estimate: prices count it, so what they are held to must.
         """
-        price_ns = float(self.by_count[1])
+        price_ns = float(self.by_count[1] + overhead_ns)
         for size in self.batch_sizes:
             riders = min(size, max(1, count))
             if self.by_count[riders] > within_ns:
                 break
-            price_ns = min(price_ns, self.by_count[riders] / riders)
+            price_ns = min(price_ns, (self.by_count[riders] + overhead_ns) / riders)
             if size >= count:
                 break
         return price_ns

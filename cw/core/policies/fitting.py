@@ -120,10 +120,11 @@ def _is_worth(fit: Fit, due_ns: int, hoped: int, urgency: Urgency, now_ns: int) 
     """
     if urgency is Urgency.MUST or fit.price_ns == 0:
         return True
-    costs = fit.place.costs
+    costs, overhead_ns = fit.place.costs, fit.place.executor.pipe.overhead_ns
     left_ns = max(1, due_ns - now_ns)
-    if fit.price_ns > PRICE_TOLERANCE * costs.least_price_ns(hoped, int(REACH_RATIO * left_ns)):
+    least_ns = costs.least_price_ns(hoped, int(REACH_RATIO * left_ns), overhead_ns)
+    if fit.price_ns > PRICE_TOLERANCE * least_ns:
         return False
     fullness = (fit.finish_ns - now_ns) / left_ns
-    cheapness = costs.density_ns / fit.price_ns
+    cheapness = costs.density_ns(overhead_ns) / fit.price_ns
     return fullness <= FULL_RATIO + (1.0 - FULL_RATIO) * min(1.0, cheapness)

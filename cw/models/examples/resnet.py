@@ -1,7 +1,8 @@
-"""ResNet-18 for small images, with random weights: a benchmark's vision model.
+"""ResNet-18 fed with small images, with random weights: a benchmark's vision model.
 
-Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016. The stem is the 3x3
-one that is usual for 32x32 images, without pooling.
+Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, with the stem of that
+paper (stride 2, then pooling). A 32x32 image is therefore down to 8x8 in the first stage: a sample
+is 37 million multiply-adds against 45 MB of weights, so small batches are bound by weights and larger ones pay.
 """
 
 from typing import Final
@@ -44,7 +45,10 @@ class ResNet18(nn.Module):
     def __init__(self, classes: int = 100) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()
+            nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.MaxPool2d(3, stride=2, padding=1),
         )
         blocks: list[nn.Module] = []
         width_in = 64
