@@ -30,13 +30,18 @@ class Membership:
     lifecycle: Lifecycle
     registrar: Registrar
     results: Results
+    _returning: dict[ModelId, ModelBooks] = attrs.field(factory=dict, init=False)
+    """Added again while their earlier life still ends."""
 
     # --- models -----------------------------------------------------------------------------------
 
     def add_model(self, model: ModelBooks) -> None:
         """Bring a model up everywhere; a model of that id that is known already stays."""
         model_id = model.model_id
-        if model_id in self.books.models:
+        known = self.books.models.get(model_id)
+        if known is not None:
+            if known.removed:
+                self._returning[model_id] = model
             return
         if len(self.books.models) >= self.books.settings.max_models:
             model.state = ModelState.FAILED
@@ -52,11 +57,13 @@ class Membership:
 
     def remove_model(self, model_id: ModelId, now_ns: int) -> None:
         """Refuse the held, take nothing new, and forget it once the promised have ended."""
+        self._returning.pop(model_id, None)
         model = self.books.models.get(model_id)
         if model is None or model.removed:
             return
         model.removed = True
         if model.state is ModelState.READY:
+            model.state = ModelState.REGISTERING  # which is what it will be if it returns
             self.dispatcher.commands.append(AnnounceModel(model_id=model_id, ready=False))
         for request in [each for each in model.queue if not each.promised]:
             self.books.dequeue(request)
@@ -78,12 +85,17 @@ class Membership:
             if place.stage is not Stage.NEW or model.model_id in executor.prepared:
                 self.dispatcher.unload(executor, model.model_id, forget=True)
             del executor.places[model.model_id]
+            executor.prepared.discard(model.model_id)
+            executor.resident.discard(model.model_id)
             if place in executor.bring_up:
                 executor.bring_up.remove(place)
             self.books.dirty[executor.executor_id] = executor
         model.places.clear()
         model.serving.clear()
         del self.books.models[model.model_id]
+        returning = self._returning.pop(model.model_id, None)
+        if returning is not None:
+            self.add_model(returning)
 
     # --- executors --------------------------------------------------------------------------------
 

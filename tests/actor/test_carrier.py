@@ -1,4 +1,4 @@
-"""Lost connections: to an executor, to the controller; what waits for them still gets its answer."""
+"""Lost executors and controllers: what waits for them still gets its one answer."""
 
 import trio
 
