@@ -16,17 +16,20 @@ Durations and sizes are written with their unit. Unknown names are errors, since
 would silently be the default.
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
 
 from cw.errors import ConfigError
-from cw.units import MS, SECOND, GiB, MiB, parse_duration_ns, parse_size_bytes
+from cw.units import MS, SECOND, GiB, MiB, format_ms, parse_duration_ns, parse_size_bytes
 
 T = TypeVar("T")
+
+_KINDS: Final[Mapping[object, str]] = {int: "a whole number", float: "a number", str: "a text"}
 
 
 @attrs.frozen(kw_only=True)
@@ -136,7 +139,14 @@ def load_settings(path: Path) -> ClusterSettings:
         raw = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as exc:
         raise ConfigError(f"expected a readable TOML file at {path}: {exc}") from exc
-    return settings_from(raw, ClusterSettings, where=str(path))
+    settings = settings_from(raw, ClusterSettings, where=str(path))
+    link = settings.link
+    if not 0 < 2 * link.heartbeat_ns <= link.silence_ns:
+        raise ConfigError(
+            f"{path} [link]: expected a heartbeat above 0 and at most half the silence after which "
+            f"a peer is lost, got {format_ms(link.heartbeat_ns)} and {format_ms(link.silence_ns)}"
+        )
+    return settings
 
 
 def settings_from(raw: Mapping[str, Any], kind: type[T], *, where: str) -> T:
@@ -152,11 +162,11 @@ def settings_from(raw: Mapping[str, Any], kind: type[T], *, where: str) -> T:
         if key not in known:
             raise ConfigError(f"{where}: unknown setting {key!r}; known: {', '.join(known)}")
         name = known[key]
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and attrs.has(hints[name]):
             values[name] = settings_from(value, hints[name], where=f"{where} [{key}]")
             continue
         try:
-            values[name] = _converted(name, value)
+            values[name] = _converted(name, value, hints[name])
         except (ValueError, TypeError) as exc:
             raise ConfigError(f"{where}: {key} = {value!r}: {exc}") from exc
     return kind(**values)
@@ -166,12 +176,27 @@ def _written(name: str) -> str:
     return name.removesuffix("_ns").removesuffix("_bytes")
 
 
-def _converted(name: str, value: object) -> object:
+def _converted(name: str, value: object, kind: Any) -> object:
     if name.endswith("_ns"):
         return parse_duration_ns(str(value))
-    if name.endswith("_bytes"):
-        return value if isinstance(value, int) else parse_size_bytes(str(value))
-    return tuple(value) if isinstance(value, list) else value
+    if name.endswith("_bytes") and not isinstance(value, int):
+        return parse_size_bytes(str(value))
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise TypeError("expected a list")
+        return tuple(_plain(item, get_args(kind)[0]) for item in value)
+    if attrs.has(kind):
+        raise TypeError("expected a table of settings")
+    return _plain(value, kind)
+
+
+def _plain(value: object, kind: type[object]) -> object:
+    """Check a number or a text; a whole number will do for a float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise TypeError(f"expected {_KINDS[kind]}")
+    if isinstance(value, (int, float)) and not 0 <= value < math.inf:
+        raise ValueError("expected neither a negative nor an infinite number")
+    return value
 
 
 def restore_settings(raw: Mapping[str, Any], kind: type[T]) -> T:
