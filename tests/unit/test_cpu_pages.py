@@ -137,7 +137,7 @@ def test_a_load_is_measured(memory):
 
 def test_more_pages_than_memory_is_refused_with_what_to_change():
     """Better than being killed by the kernel, with no word, when the last page is touched."""
-    with pytest.raises(ConfigError, match="lower .executor. gpu_memory"):
+    with pytest.raises(ConfigError, match=r"lower \[executor\] gpu_memory"):
         PageMemory(1 << 24)
 
 
