@@ -100,8 +100,9 @@ class Carrier:
         """Bring inputs to their action and take what comes of it, while anybody still waits."""
         waiting = [self.book.waiting(slot.request_id) for slot in inputs.slots]
         latest_ns = max((request.deadline_ns for request in waiting if request), default=0)
+        began_ns = now_ns()
         # At the last deadline there is nothing to tell: each request's own task answers by then.
-        with trio.move_on_at(trio_time(latest_ns)):
+        with trio.move_on_at(trio_time(latest_ns)) as patience:
             try:
                 outputs = await self._ask(executor_id, inputs)
             except CwError as exc:
@@ -109,6 +110,9 @@ class Carrier:
                     self._fail(slot, str(exc))
             else:
                 self._take(inputs, outputs)
+        if patience.cancelled_caught and (link := self._links.get(executor_id)) is not None:
+            # Executors answer every call when its action's window has passed, at the latest.
+            link.doubt(began_ns)
 
     async def _ask(self, executor_id: ExecutorId, inputs: BatchInputs) -> BatchOutputs:
         """Ask an executor until it answers or is lost.
@@ -120,12 +124,15 @@ class Carrier:
         while (link := self._links.get(executor_id)) is not None:
             port = await link.wait_port()
             try:
-                return await port.infer(inputs)
+                outputs = await port.infer(inputs)
             except PeerDisconnected:
-                # A broken connection is not a dead executor.
                 link.give_up(port)
             except OutboxFull:
+                link.heard_ns = now_ns()
                 await trio.sleep(_ASK_AGAIN_S)
+            else:
+                link.heard_ns = now_ns()
+                return outputs
         raise PeerDisconnected("the executor was lost")
 
     def _take(self, inputs: BatchInputs, outputs: BatchOutputs) -> None:

@@ -1,7 +1,8 @@
 """Executor links: a gateway's data connections, one per executor, redialled when they break.
 
 A broken connection is not a dead executor: until the controller says that it is lost, the link
-dials again, and what was asked is asked again (the executor keeps its outputs for that).
+dials again, and what was asked is asked again (the executor keeps its outputs for that). Nor is a
+connection alive because it stands: one that let a call's deadline pass in silence is dialled anew.
 """
 
 import logging
@@ -9,6 +10,7 @@ import logging
 import attrs
 import trio
 
+from cw.actors.clock import now_ns
 from cw.errors import CwError, PeerDisconnected
 from cw.rpc.ports import DialExecutor, InferencePort
 
@@ -24,6 +26,8 @@ class ExecutorLink:
 
     address: str
     dial: DialExecutor
+    heard_ns: int = attrs.field(default=0, init=False)
+    """When anything was last heard on the connection; on this process's clock."""
     _port: InferencePort | None = attrs.field(default=None, init=False)
     _connected: trio.Event = attrs.field(factory=trio.Event, init=False)
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
@@ -35,6 +39,7 @@ class ExecutorLink:
                 try:
                     async with self.dial(self.address) as port:
                         self._port = port
+                        self.heard_ns = now_ns()
                         self._connected.set()
                         await port.wait_closed()
                 except (CwError, OSError) as exc:
@@ -52,11 +57,17 @@ class ExecutorLink:
         self._scope.cancel()
 
     def give_up(self, port: InferencePort) -> None:
-        """Dial anew instead of this port, which a call found broken; a later one is left alone."""
+        """Dial anew instead of this port, which was found broken; a later one is left alone."""
         if port is self._port:
             self._port = None
             self._connected = trio.Event()
             port.close()
+
+    def doubt(self, since_ns: int) -> None:
+        """Dial anew if nothing was heard since then, though an answer was due."""
+        if self._port is not None and self.heard_ns < since_ns:
+            logger.warning("silent connection address=%s", self.address)
+            self.give_up(self._port)
 
     @property
     def port(self) -> InferencePort | None:

@@ -134,7 +134,8 @@ class Place:
     def serve_if_ready(self) -> None:
         """Enter the model's serving places when it can be planned for here."""
         ready = self.stage is Stage.READY and self.residency is not Residency.COLD
-        if ready and not self.model.removed and not self.serves:
+        # Also of a removed model: what was promised of it may need a new place to finish in.
+        if ready and not self.serves:
             self.serves = True
             self.model.serving.append(self)
 

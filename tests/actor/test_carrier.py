@@ -130,6 +130,39 @@ async def test_loss_while_dialling_fails_the_attempt(autojump_clock):
         assert (await asked.answer()).failure.kind is FailureKind.LATE
 
 
+async def test_connection_that_is_silent_past_a_deadline_is_dialled_anew(autojump_clock):
+    """A network that swallows everything keeps connections open: one call's loss must be enough."""
+    async with running_gateway() as rig:
+        await trio.sleep(0.01)
+        rig.executor.takes_ns = SECOND
+        first = rig.ask()
+        rig.controller.assign(await rig.controller.descriptor(1))
+        await first.answer()
+        rig.executor.takes_ns = 10 * MS
+        second = rig.ask()
+        rig.controller.assign(await rig.controller.descriptor(2))
+
+        assert (await second.answer()).outputs == (b"dcba",)
+        assert rig.executor.dials == 2
+
+
+async def test_slow_call_does_not_put_a_lively_connection_in_doubt(autojump_clock):
+    """Redialling would ask every call in progress again."""
+    async with running_gateway() as rig:
+        rig.executor.takes_ns = 150 * MS
+        slow = rig.ask()
+        rig.controller.assign(await rig.controller.descriptor(1))
+        await trio.sleep(0.01)
+        rig.executor.takes_ns = 10 * MS
+        quick = rig.ask()
+        rig.controller.assign(await rig.controller.descriptor(2))
+        await quick.answer()
+
+        assert (await slow.answer()).failure.kind is FailureKind.LATE
+        await trio.sleep(0.1)
+        assert rig.executor.dials == 1
+
+
 # --- the controller -------------------------------------------------------------------------------
 
 
