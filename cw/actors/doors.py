@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import attrs
 import trio
@@ -28,13 +29,17 @@ from cw.errors import (
     RequestInvalid,
     UnknownModel,
 )
-from cw.messages import Answer, ClusterStatus, InferCall, ModelSpec, ModelStatus
+from cw.messages import Answer, ClusterStatus, InferCall, ModelId, ModelSpec, ModelStatus
 from cw.models.archive import FILE_BYTES_MAX, read_manifest
 from cw.models.store import ModelStore
 from cw.rpc.ports import AdminPort, GatewaySession, TenantPort, UploadPort
 from cw.units import format_bytes
 
 logger = logging.getLogger(__name__)
+
+_NOTICE_S: Final = 1.0
+"""A controller that is silent for so long is lost, and its successor tells of all models anew."""
+_NOTICE_POLL_S: Final = 0.001
 
 
 @attrs.define(eq=False)
@@ -86,6 +91,20 @@ def _session(gateway: GatewayActor) -> GatewaySession:
     if gateway.session is None:
         raise PeerDisconnected("this gateway has no controller at the moment; retry shortly")
     return gateway.session
+
+
+async def _told(gateway: GatewayActor, name: str, model_id: ModelId | None) -> None:
+    """Wait until the controller's notice of a change has come, just behind its answer.
+
+    Whoever added a model may ask for it in the next call, and whoever removed one may add another
+    of that name.
+    """
+    with trio.move_on_after(_NOTICE_S):
+        while True:
+            spec = gateway.models.get(name)
+            if (spec.model_id if spec is not None else None) == model_id:
+                return
+            await trio.sleep(_NOTICE_POLL_S)
 
 
 @attrs.define(eq=False)
