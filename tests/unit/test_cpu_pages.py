@@ -166,3 +166,22 @@ def resident_bytes():
 
 def open_files():
     return sorted(entry.name for entry in Path("/proc/self/fd").iterdir())
+
+
+def test_the_heap_keeps_large_blocks():
+    """Activations of over 32 MiB would be paged in again at every INFER: 1.6 times its duration."""
+    script = """
+        import resource, torch
+        from cw.devices.cpu.heap import keep_large_blocks
+        assert keep_large_blocks()
+        def touch():
+            torch.ones(40 << 20, dtype=torch.uint8)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        first = touch()
+        print(touch() - first)
+    """
+    faults = subprocess.check_output(
+        [sys.executable, "-c", textwrap.dedent(script)], text=True, timeout=100
+    )
+
+    assert int(faults) < 1000

@@ -16,6 +16,7 @@ import attrs
 import torch
 
 from cw.devices.cpu import address_space
+from cw.devices.cpu.heap import keep_large_blocks
 from cw.devices.cpu.lane import CpuLane, Measured
 from cw.devices.cpu.pages import PageMemory, PageRange
 from cw.devices.cpu.program import CpuProgram, OutputReader, bind_weights, load_program, warm_loader
@@ -73,6 +74,7 @@ class CpuDevice:
         Raises:
             ConfigError: The machine has not enough memory, or too old a kernel.
         """
+        keep_large_blocks()
         lane = CpuLane(threads=threads, cores=cores, switch_interval_s=switch_interval_s)
 
         def start() -> tuple[PageMemory, int]:
