@@ -59,7 +59,7 @@ from cw.units import SECOND
 logger = logging.getLogger(__name__)
 
 _REDIAL_S: Final = 0.05
-"""Wait between dials of the controller."""
+"""From one dial of the controller to the next; one that stood for longer is dialled at once."""
 
 _NO_CONTROLLER: Final = Refusal(
     reason=RefusalReason.NO_EXECUTOR,
@@ -112,8 +112,9 @@ class GatewayActor:
         """Keep a session with the controller until cancelled; started once the first one stands."""
         async with trio.open_nursery() as self._nursery:
             while True:
+                dialled_s = trio.current_time()
                 await self._serve_session(task_status)
-                await trio.sleep(_REDIAL_S)
+                await trio.sleep_until(dialled_s + _REDIAL_S)
 
     async def _serve_session(self, task_status: "trio.TaskStatus[None]") -> None:
         """Work with a controller until it is lost, or could not be reached."""

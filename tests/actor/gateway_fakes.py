@@ -262,6 +262,7 @@ class Asked:
     """A client's call in progress."""
 
     answers: list = attrs.Factory(list)
+    began_s: float = attrs.Factory(trio.current_time)
     took_ns: int | None = None
     scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
     done: trio.Event = attrs.Factory(trio.Event)

@@ -35,6 +35,22 @@ async def test_broken_data_connection_is_redialled_and_asked_again(autojump_cloc
         assert rig.controller.told(AttemptFailed) == []
 
 
+async def test_connection_that_stood_is_redialled_at_once(autojump_clock):
+    """A pause between dials costs as much as a batch, and promises hang on it."""
+    async with running_gateway() as rig:
+        await trio.sleep(0.06)
+        asked = rig.ask()
+        rig.controller.assign(await rig.controller.descriptor())
+        await trio.sleep(0.005)
+        rig.executor.close()
+        await asked.answer()
+        rig.controller.close()
+        await rig.controller.until(lambda: len(rig.controller.hellos) == 2)
+
+        assert asked.took_ns == 15 * MS
+        assert trio.current_time() - asked.began_s < 0.016
+
+
 async def test_port_that_a_call_found_broken_is_dialled_anew(autojump_clock):
     """The call may learn of it before the connection does; asking it on and on would spin."""
     async with running_gateway() as rig:
