@@ -177,8 +177,8 @@ def test_the_heap_keeps_large_blocks():
         def touch():
             torch.ones(40 << 20, dtype=torch.uint8)
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        first = touch()
-        print(touch() - first)
+        warm = [touch() for _ in range(50)]  # the heap finds its shape in the first few
+        print(max(touch() for _ in range(20)) - warm[-1])
     """
     faults = subprocess.check_output(
         [sys.executable, "-c", textwrap.dedent(script)], text=True, timeout=100

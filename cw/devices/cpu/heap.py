@@ -20,7 +20,8 @@ def keep_large_blocks() -> bool:
 
     Called before the device's thread starts, which would get an arena of its own.
 
-    What the largest batch once took stays taken: predictable, and bounded by that batch.
+    What the largest batch took stays taken. The heap grows over its first few runs, as fragments
+    settle, and then no more.
 
     Returns:
         True where glibc took the settings; False on another C library, where nothing changes.
