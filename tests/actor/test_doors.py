@@ -1,0 +1,366 @@
+"""The doors: who may do what, and uploads that become a model whole or leave nothing behind.
+
+The store is a real one in a temporary folder, on the real clock: its work is done in threads.
+"""
+
+import hmac
+import shutil
+
+import attrs
+import pytest
+import trio
+
+from cw.actors.doors import ServingDoor
+from cw.actors.gateway import GatewayActor
+from cw.config import GatewaySettings, LinkSettings
+from cw.errors import (
+    AccessDenied,
+    ArchiveInvalid,
+    ManifestInvalid,
+    ModelConflict,
+    OutboxFull,
+    PeerDisconnected,
+    ProgramNotAllowed,
+    RequestInvalid,
+    UnknownModel,
+)
+from cw.models.archive import FILE_BYTES_MAX
+from cw.models.examples.tiny import MLP
+from cw.models.manifest import dump_manifest
+from cw.models.pack import pack_weights
+from cw.models.store import ModelStore
+from cw.rpc.memory import MemoryNetwork
+from tests.actor.fakes import MODEL
+
+KEY = "the administrator's key"
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    return MLP.pack(tmp_path_factory.mktemp("packed") / "mlp")
+
+
+@pytest.fixture(scope="module")
+def newer(packed, tmp_path_factory):
+    """Other weights under the same name."""
+    out = tmp_path_factory.mktemp("newer") / "mlp"
+    return pack_weights(packed, MLP.build(2).state_dict(), name="tiny-mlp", out=out)
+
+
+@attrs.define(eq=False)
+class Session:
+    """The controller's catalog, and nothing else of it."""
+
+    added: list = attrs.Factory(list)
+    removed: list = attrs.Factory(list)
+    adding: trio.Event | None = None
+    """If set, an addition waits for it."""
+    asked: trio.Event = attrs.Factory(trio.Event)
+
+    async def add_model(self, spec):
+        self.asked.set()
+        if self.adding is not None:
+            await self.adding.wait()
+        self.added.append(spec)
+
+    async def remove_model(self, model_id):
+        self.removed.append(model_id)
+
+
+@attrs.frozen
+class Rig:
+    """A front door with a store behind it."""
+
+    door: ServingDoor
+    store: ModelStore
+    session: Session
+
+    @property
+    def gateway(self):
+        return self.door.gateway
+
+    async def admin(self):
+        return await self.door.admin(KEY)
+
+    def is_empty(self):
+        """Whether the store holds no model and nothing half done."""
+        return not self.staged() and not self.store.models() and self.door.uploads_open == 0
+
+    def staged(self):
+        return list((self.store.root / "staging").iterdir())
+
+
+@pytest.fixture
+def rig(tmp_path, packed):
+    store = ModelStore(tmp_path / "store")
+    store.prepare()
+    store.allow_program(packed.manifest.program_sha256, "tests")
+    gateway = GatewayActor(
+        name="g1",
+        settings=GatewaySettings(),
+        link=LinkSettings(),
+        dial_controller=None,
+        dial_executor=None,
+    )
+    gateway.session = session = Session()
+    return Rig(ServingDoor(gateway, store, KEY, uploads_max=2), store, session)
+
+
+async def begin(admin, folder, *, names=tuple(FILE_BYTES_MAX), piece_bytes=2000):
+    """Write an archive in pieces, up to the commit."""
+    upload = await admin.begin_upload()
+    for name in names:
+        content = (folder / name).read_bytes()
+        for start in range(0, len(content), piece_bytes):
+            await upload.write(name, content[start : start + piece_bytes])
+    return upload
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+async def test_each_key_opens_its_own_door(rig):
+    """What a client holds is what it may do: a wrong key must give it nothing to hold."""
+    await rig.door.login("")
+    await rig.door.login(KEY)
+    await rig.door.admin(KEY)
+    for key in ("wrong", KEY[:-1], KEY + " ", "\N{SNOWMAN}"):
+        with pytest.raises(AccessDenied):
+            await rig.door.login(key)
+        with pytest.raises(AccessDenied):
+            await rig.door.admin(key)
+    with pytest.raises(AccessDenied):
+        await rig.door.admin("")
+
+
+async def test_without_an_administrators_key_nobody_is_one(rig):
+    """An empty key would otherwise equal the empty setting."""
+    door = ServingDoor(rig.gateway, rig.store, "")
+    for key in ("", KEY):
+        with pytest.raises(AccessDenied):
+            await door.admin(key)
+
+
+async def test_keys_are_compared_in_constant_time(rig, monkeypatch):
+    """How long a comparison takes must not tell how many of a key's letters are right."""
+    compared = []
+    compare = hmac.compare_digest
+    monkeypatch.setattr(
+        hmac, "compare_digest", lambda one, other: compared.append(one) or compare(one, other)
+    )
+    await rig.door.admin(KEY)
+    with pytest.raises(AccessDenied):
+        await rig.door.admin("wrong")
+    with pytest.raises(AccessDenied):
+        await rig.door.login("wrong")
+
+    assert compared == [KEY.encode(), b"wrong", b"wrong"]
+
+
+# --- uploads --------------------------------------------------------------------------------------
+
+
+async def test_upload_becomes_a_model(rig, packed):
+    """The whole way: pieces, commit, store, catalog; nothing else stays."""
+    upload = await begin(await rig.admin(), packed.folder)
+    spec = await upload.commit()
+    with pytest.raises(ArchiveInvalid, match="has ended"):
+        await upload.write("model.toml", b"")
+    await upload.discard()
+
+    assert spec == packed.manifest.to_spec()
+    assert rig.session.added == [spec]
+    assert [stored.manifest for stored in rig.store.models()] == [packed.manifest]
+    assert rig.door.uploads_open == 0
+    assert rig.staged() == []
+
+
+async def test_pieces_that_are_not_waited_for_keep_their_order(rig, packed):
+    """A client may keep several pieces on their way; each is written in a thread of its own."""
+    upload = await begin(await rig.admin(), packed.folder, names=("model.toml",))
+    for name in ("program.pt2", "weights.safetensors"):
+        content = (packed.folder / name).read_bytes()
+        async with trio.open_nursery() as nursery:
+            for start in range(0, len(content), 500):
+                nursery.start_soon(upload.write, name, content[start : start + 500])
+                await trio.lowlevel.checkpoint()
+
+    assert (await upload.commit()) == packed.manifest.to_spec()
+
+
+async def test_uploads_are_bounded_in_number(rig):
+    """Each may hold gigabytes of the disk; a slot is free again once its upload has ended."""
+    admin = await rig.admin()
+    uploads = [await admin.begin_upload() for _ in range(2)]
+    with pytest.raises(OutboxFull, match="2 uploads are open"):
+        await admin.begin_upload()
+    await uploads[0].discard()
+    await uploads[0].discard()
+    uploads[0] = await admin.begin_upload()
+    for upload in uploads:
+        await upload.discard()
+
+    assert rig.is_empty()
+
+
+async def test_uploads_are_bounded_in_bytes(rig):
+    """A disk that is full stops all models, not only the one that filled it."""
+    rig.gateway.settings = GatewaySettings(max_upload_bytes=1000)
+    upload = await (await rig.admin()).begin_upload()
+    await upload.write("model.toml", b"x" * 600)
+    with pytest.raises(ArchiveInvalid, match="1000 B"):
+        await upload.write("program.pt2", b"x" * 401)
+    await upload.write("program.pt2", b"x" * 400)
+    with pytest.raises(ArchiveInvalid, match=r"model\.toml may have at most"):
+        await upload.write("model.toml", b"x" * FILE_BYTES_MAX["model.toml"])
+    await upload.discard()
+
+    assert rig.is_empty()
+
+
+async def test_only_an_archives_files_are_taken(rig, tmp_path):
+    """A name from a client must never become a path."""
+    upload = await (await rig.admin()).begin_upload()
+    for name in ("../../escaped", str(tmp_path / "escaped"), "", "model.toml/", "other"):
+        with pytest.raises(ArchiveInvalid, match="an archive has the files"):
+            await upload.write(name, b"x")
+    await upload.discard()
+
+    assert rig.is_empty()
+    assert not list(tmp_path.rglob("escaped"))
+
+
+async def test_conflict_is_found_before_the_store_is_touched(rig, packed, newer):
+    """The version that is served must not change under it."""
+    spec = packed.manifest.to_spec()
+    await (await begin(await rig.admin(), packed.folder)).commit()
+    rig.gateway.models[spec.name] = spec
+    with pytest.raises(ModelConflict, match="other contents"):
+        await (await begin(await rig.admin(), newer.folder)).commit()
+
+    assert [stored.manifest for stored in rig.store.models()] == [packed.manifest]
+    assert rig.session.added == [spec]
+    assert rig.staged() == []
+
+
+async def test_same_contents_again_are_no_conflict(rig, packed):
+    """A client whose connection broke does not know whether it was done: it asks again."""
+    spec = packed.manifest.to_spec()
+    await (await begin(await rig.admin(), packed.folder)).commit()
+    rig.gateway.models[spec.name] = spec
+
+    assert (await (await begin(await rig.admin(), packed.folder)).commit()) == spec
+    assert rig.staged() == []
+
+
+async def test_commit_without_a_controller_may_be_tried_again(rig, packed):
+    """The upload took minutes, the controller's restart takes a second."""
+    upload = await begin(await rig.admin(), packed.folder)
+    rig.gateway.session = None
+    with pytest.raises(PeerDisconnected, match="retry"):
+        await upload.commit()
+    rig.gateway.session = rig.session
+
+    assert (await upload.commit()) == packed.manifest.to_spec()
+
+
+async def test_hostile_archive_leaves_nothing(rig, packed, tmp_path):
+    """Whatever is wrong with it, the store stays as it was."""
+    folder = tmp_path / "hostile"
+    shutil.copytree(packed.folder, folder)
+    manifest = attrs.evolve(packed.manifest, program_sha256="0" * 64)
+    (folder / "model.toml").write_text(dump_manifest(manifest))
+    with pytest.raises(ArchiveInvalid, match="sha256"):
+        await (await begin(await rig.admin(), folder)).commit()
+    (folder / "model.toml").write_text("name = '../../escaped'")
+    with pytest.raises(ManifestInvalid):
+        await (await begin(await rig.admin(), folder)).commit()
+    upload = await (await rig.admin()).begin_upload()
+    with pytest.raises(ArchiveInvalid):
+        await upload.commit()
+
+    assert rig.is_empty()
+    assert rig.session.added == []
+
+
+async def test_program_has_to_be_allowed_first(rig, packed):
+    """Executors run programs as code: only an administrator's word lets one in."""
+    (rig.store.root / "programs" / "allowed.txt").write_text("")
+    admin = await rig.admin()
+    with pytest.raises(ProgramNotAllowed):
+        await (await begin(admin, packed.folder)).commit()
+
+    assert rig.is_empty()
+    await admin.allow_program(packed.manifest.program_sha256)
+    await (await begin(admin, packed.folder)).commit()
+    assert len(rig.store.models()) == 1
+
+
+async def test_nonsense_is_not_allowed_as_a_program(rig):
+    """A line of its own in the allow-list could allow another program, or all."""
+    admin = await rig.admin()
+    before = rig.store.allowed_programs()
+    for nonsense in ("", "all", "0" * 63, "0" * 64 + "\n" + "1" * 64, "G" * 64):
+        with pytest.raises(RequestInvalid, match="program_sha256"):
+            await admin.allow_program(nonsense)
+
+    assert rig.store.allowed_programs() == before
+
+
+# --- clients that go away -------------------------------------------------------------------------
+
+
+async def test_vanished_clients_upload_is_thrown_away(rig, packed):
+    """Nobody will ever commit it, and its slot and its disk are others' to use."""
+    network = MemoryNetwork()
+    network.serve("gateway", rig.door)
+    async with network.connect_serving("gateway") as serving:
+        await begin(await serving.admin(KEY), packed.folder)
+        assert rig.door.uploads_open == 1
+        assert rig.staged() != []
+
+    assert rig.is_empty()
+
+
+async def test_commit_is_finished_for_a_client_that_went_away(rig, packed):
+    """In the store but in no catalog, a model could be neither used nor removed."""
+    rig.session.adding = trio.Event()
+    upload = await begin(await rig.admin(), packed.folder)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(upload.commit)
+        await rig.session.asked.wait()
+        nursery.cancel_scope.cancel()
+        rig.session.adding.set()
+
+    assert rig.session.added == [packed.manifest.to_spec()]
+    assert rig.door.uploads_open == 0
+    assert rig.staged() == []
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+async def test_removal_takes_a_model_from_catalog_and_store(rig, packed):
+    """Left in the store, it would be back after the next restart."""
+    admin = await rig.admin()
+    spec = await (await begin(admin, packed.folder)).commit()
+    with pytest.raises(UnknownModel, match="cw model list"):
+        await admin.remove_model(spec.name)
+    rig.gateway.models[spec.name] = spec
+    await admin.remove_model(spec.name)
+    await admin.remove_model(spec.name)
+
+    assert rig.session.removed == [spec.model_id] * 2
+    assert rig.is_empty()
+
+
+async def test_tenant_without_a_controller_is_told_so(rig):
+    """A client can then go to another gateway, instead of taking it for a bug."""
+    tenant = await rig.door.login("")
+    rig.gateway.session = None
+    rig.gateway.models["m"] = MODEL
+    for ask in (tenant.models, tenant.status, lambda: tenant.model_status("m")):
+        with pytest.raises(PeerDisconnected, match="no controller"):
+            await ask()
+    with pytest.raises(UnknownModel):
+        await tenant.model_status("n")
