@@ -11,11 +11,12 @@ is a value: a refusal says why and when it could have been had. `Result.unwrap` 
 an output into an exception, for callers who want only outputs.
 """
 
+import operator
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, SupportsIndex
 
 import attrs
 import numpy as np
@@ -59,6 +60,9 @@ _DATATYPES: Final = {
         ("float64", "FP64"),
     )
 }
+
+_SLO_NS_MAX: Final = 2**62
+"""What an int64 holds, with room for sums; a gateway allows far less."""
 
 _GRACE_NS: Final = 1 * SECOND
 """A gateway answers at the deadline at the latest; one that is silent for this much longer is
@@ -118,11 +122,14 @@ def to_tensors(inputs: Mapping[str, Array]) -> tuple[Tensor, ...]:
     """Turn named arrays into what crosses the wire.
 
     Raises:
-        RequestInvalid: An array's dtype has no counterpart on the wire.
+        RequestInvalid: It is no array, or its dtype has no counterpart on the wire.
     """
     tensors = []
     for name, array in inputs.items():
-        array = np.asarray(array)
+        try:
+            array = np.asarray(array)
+        except ValueError as exc:
+            raise RequestInvalid(f"input {name!r}: expected an array of numbers: {exc}") from exc
         datatype = _DATATYPES.get(array.dtype.newbyteorder("="))
         if datatype is None:
             known = ", ".join(str(dtype) for dtype in _DATATYPES)
@@ -169,10 +176,10 @@ class Client:
         Raises:
             PeerDisconnected: The gateway is gone; whether the request ran is unknown.
             PeerSilent: It did not answer within the SLO and a second's grace.
-            RequestInvalid: An input can't be expressed on the wire.
+            RequestInvalid: The SLO is no duration, or an input can't be expressed on the wire.
         """
         call_ns = now_ns()
-        slo_ns = parse_duration_ns(slo) if isinstance(slo, str) else slo
+        slo_ns = _slo_ns(slo)
         spent_ns = call_ns - started_ns if started_ns is not None else 0
         if 0 < slo_ns <= spent_ns:
             return _too_late(slo_ns, spent_ns)
@@ -226,6 +233,27 @@ class Client:
     async def status(self) -> ClusterStatus:
         """Describe the cluster."""
         return await self.tenant.status()
+
+
+def _slo_ns(slo: str | SupportsIndex) -> int:
+    """Read an SLO as callers may give it.
+
+    Raises:
+        RequestInvalid: It is neither a duration nor a whole number of nanoseconds.
+    """
+    try:
+        if isinstance(slo, str):
+            return parse_duration_ns(slo)
+        if isinstance(slo, bool):  # Python takes True for 1
+            raise TypeError("a bool is no duration")
+        slo_ns = operator.index(slo)  # of numpy's integers, too
+        if abs(slo_ns) > _SLO_NS_MAX:
+            raise ValueError("more than the wire can carry")
+        return slo_ns
+    except (TypeError, ValueError) as exc:
+        raise RequestInvalid(
+            f"expected an SLO such as '100ms', or an int of nanoseconds, got {slo!r}: {exc}"
+        ) from exc
 
 
 def _too_late(slo_ns: int, spent_ns: int) -> Result:

@@ -24,9 +24,11 @@ from rich.progress import Progress
 from cw.cli.common import (
     add_connection,
     connected,
+    count,
     duration_ns,
     find_cluster,
     people,
+    positive,
     print_json,
     say,
 )
@@ -52,11 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rate",
-        type=float,
+        type=positive,
         help="requests/s; default 100, or a trace's own rate (a trace is stretched to RATE)",
     )
     parser.add_argument("--slo", type=duration_ns, default="100ms", help="default 100ms")
-    parser.add_argument("--seconds", type=float, default=10.0, help="default 10")
+    parser.add_argument("--seconds", type=positive, default=10.0, help="default 10")
     parser.add_argument(
         "--popularity", default="uniform", help="uniform (default) or zipf:EXPONENT"
     )
@@ -64,7 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--arrivals", default="poisson", help="poisson (default), constant or trace:FILE"
     )
     parser.add_argument(
-        "--closed", type=int, metavar="N", help="instead: N requests in flight, each sent on answer"
+        "--closed",
+        type=count,
+        metavar="N",
+        help="instead: N requests in flight",
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--records", type=Path, metavar="FILE", help="one JSON line per request")

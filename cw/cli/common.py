@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -49,6 +50,22 @@ def duration_ns(text: str) -> int:
 def size_bytes(text: str) -> int:
     """Read a size argument (argparse type)."""
     return _argument(parse_size_bytes, text)
+
+
+def positive(text: str) -> float:
+    """Read a finite number above 0 (argparse type)."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
+    return value
+
+
+def count(text: str) -> int:
+    """Read a whole number above 0 (argparse type)."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return value
 
 
 def _argument(parse: Callable[[str], int], text: str) -> int:

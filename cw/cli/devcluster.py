@@ -32,6 +32,7 @@ from cw.cli.common import (
     DEFAULT_FOLDER,
     Endpoint,
     people,
+    positive,
     print_json,
     size_bytes,
 )
@@ -56,10 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     up.add_argument("--json", action="store_true", help="print the ready line as JSON on stdout")
     demo = verbs.add_parser("demo", help="two trained models, real inputs, ten seconds of load")
     demo.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    demo.add_argument("--seconds", type=float, default=10.0, help="of load, default 10")
+    demo.add_argument("--seconds", type=positive, default=10.0, help="of load, default 10")
     measured = verbs.add_parser("measure", help="the README's figures, on this machine")
     measured.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    measured.add_argument("--seconds", type=float, default=60.0, help="per load, default 60")
+    measured.add_argument("--seconds", type=positive, default=60.0, help="per load, default 60")
     measured.add_argument("--seed", type=int, default=1)
     shown = verbs.add_parser("status", help="show the cluster that runs in this checkout")
     status.add_arguments(shown)

@@ -81,7 +81,7 @@ def read_inputs(words: list[str], spec: ModelSpec) -> dict[str, Array]:
             name = spec.inputs[0].name
         try:
             inputs[name] = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, EOFError) as exc:
             raise ConfigError(f"expected a .npy file with numbers at {path}: {exc}") from exc
     return inputs
 

@@ -27,6 +27,7 @@ from cw.cli.common import (
     add_connection,
     admin_key,
     connected,
+    count,
     find_cluster,
     people,
     print_json,
@@ -54,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pack.add_argument("--name", help="the model's name; by default the source's")
     pack.add_argument("--seed", type=int, default=0, help="of random weights")
     pack.add_argument(
-        "--copies", type=int, help="make OUT/NAME-000, ... with weights of seeds SEED, SEED+1, ..."
+        "--copies",
+        type=count,
+        help="make OUT/NAME-000, ... with weights of seeds SEED, SEED+1, ...",
     )
     pack.add_argument("--input", action="append", default=[], metavar="NAME:DATATYPE:3x224x224")
     pack.add_argument("--output", action="append", default=[], metavar="NAME")
