@@ -28,6 +28,7 @@ from cw.core import ledger
 from cw.core.books import Books, ExecutorBooks, Place, Stage
 from cw.core.dispatch import Dispatcher
 from cw.core.lifecycle import Lifecycle
+from cw.core.profile import own_ns
 from cw.core.registration import Registrar
 from cw.core.requests import Request, RequestState
 from cw.core.residency import Residency
@@ -54,11 +55,12 @@ class Results:
         Returns:
             Why the executor can't be used any more, or None.
         """
-        committed = self._finish(executor, result)
+        # These leave the action outstanding: its riders are found again when the executor is lost.
         if result.outcome is Outcome.DEVICE_FAULT:
             return f"{executor.name}: its device failed: {result.detail or 'no detail'}"
         if result.outcome is Outcome.STALE_EPOCH:
             return f"{executor.name} obeys a later epoch than this controller's"
+        committed = self._finish(executor, result)
         if committed is None:
             return None  # An UNLOAD's, or of an action that was given up.
         place = committed.cargo.place
@@ -70,7 +72,7 @@ class Results:
             case Infer() if not committed.cargo.probe:
                 self._on_infer(executor, committed, result, now_ns)
             case Prepare() | Infer():
-                self.registrar.on_result(place, committed.action, result)
+                self.registrar.on_result(place, committed.action, result, now_ns=now_ns)
         if result.outcome is Outcome.NOT_RESIDENT:
             self._went_cold(place, now_ns)
         elif result.outcome is Outcome.UNKNOWN_MODEL:
@@ -135,7 +137,7 @@ class Results:
         assert isinstance(action, Infer)
         spec = committed.cargo.place.model.spec
         self.books.profiles.learn_infer(
-            spec.program_sha256, action.batch_size, executor.key, result.device_ns
+            spec.program_sha256, action.batch_size, executor.key, own_ns(result)
         )
         executor.pipe.learn_ready(sent_ns=committed.sent_ns, ready_ns=result.ready_ns)
         # From when it could have started to its end, less its time on the device.

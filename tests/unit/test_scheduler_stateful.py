@@ -1,0 +1,295 @@
+"""The scheduler against arbitrary orders of events: its books always hold, each request ends once."""
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+
+from cw import messages as m
+from cw.config import SchedulerSettings
+from cw.core.commands import Decide, DropExecutor, SendAction
+from cw.core.events import (
+    ActionDone,
+    ExecutorJoined,
+    ExecutorLost,
+    GatewayLost,
+    ModelAdded,
+    ModelRemoved,
+    RequestArrived,
+    TimerFired,
+)
+from cw.core.scheduler import Scheduler
+from cw.units import MS, SECOND
+from tests.unit.scheduler_world import descriptor, device, spec
+
+OUTCOMES = [outcome for outcome in m.Outcome if outcome is not m.Outcome.OK]
+MODELS = [spec(index, sizes=(1, 2, 4), program=f"program-{index % 2}") for index in range(4)]
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Feeds whatever may happen, in whatever order, and keeps what the gateways know."""
+
+    policy = "default"
+    executors = Bundle("executors")
+
+    def __init__(self):
+        super().__init__()
+        self.scheduler = Scheduler(
+            SchedulerSettings(
+                policy=self.policy,
+                probes_warm_up=0,
+                probes_measured=1,
+                max_queue_per_model=5,
+                max_queue_total=8,
+            ),
+            epoch=m.Epoch(3),
+            ticket_seed=1,
+        )
+        self.now_ns = SECOND
+        self.next_request, self.next_executor = 0, 0
+        self.open = {}  # request id -> descriptor, as its gateway knows it
+        self.attempts, self.promised, self.ended = {}, set(), {}
+        self.flying = {}  # executor -> actions sent, not answered
+        self.arrived = 0
+
+    @initialize(target=executors, ready=st.booleans())
+    def cluster_starts(self, ready):
+        """Half of the runs begin with a cluster that serves: most of what matters needs one."""
+        executor_id = self.executor_joined(3, False, set())
+        if ready:
+            for model in MODELS[:3]:
+                self.feed(ModelAdded(spec=model))
+            while self.flying[executor_id]:
+                self.action_done(executor_id, m.Outcome.OK, 0, 1.0, 0)
+        return executor_id
+
+    # --- what the world sees ----------------------------------------------------------------------
+
+    def feed(self, *events):
+        for command in self.scheduler.handle(*events, now_ns=self.now_ns):
+            match command:
+                case SendAction(executor_id=executor_id, action=action):
+                    assert executor_id in self.flying, "sent to an executor that is gone"
+                    self.flying[executor_id].append(action)
+                case DropExecutor(executor_id=executor_id):
+                    self.flying.pop(executor_id, None)
+                case Decide(decision=decision):
+                    self.decide(decision)
+                case _:
+                    pass
+
+    def decide(self, decision):
+        match decision:
+            case m.Promise(request_id=request_id, attempt=attempt):
+                assert request_id in self.open, "promised what had ended"
+                assert attempt >= self.attempts[request_id]
+                self.promised.add(request_id)
+                self.attempts[request_id] = attempt
+            case m.Assign(assignments=assignments, epoch=epoch):
+                assert epoch == 3
+                for each in assignments:
+                    assert each.request_id in self.open, "assigned what had ended"
+                    assert each.attempt >= self.attempts[each.request_id]
+                    self.promised.add(each.request_id)
+                    self.attempts[each.request_id] = each.attempt
+            case m.Refuse(request_id=request_id):
+                assert request_id not in self.promised, "refused what was promised"
+                self.end(request_id)
+            case m.Abandon(request_id=request_id):
+                self.end(request_id)
+
+    def end(self, request_id):
+        assert request_id in self.open, f"ended twice: {self.scheduler.story(request_id)}"
+        del self.open[request_id]
+
+    # --- what may happen --------------------------------------------------------------------------
+
+    @rule(ms=st.floats(0, 30))
+    def time_passes(self, ms):
+        self.now_ns += int(ms * MS)
+        self.feed(TimerFired())
+        self.gateways_answer()
+
+    @rule()
+    def the_alarm_rings(self):
+        wake_ns = self.scheduler.wake_at_ns
+        if wake_ns is not None:
+            assert wake_ns > self.now_ns, "an alarm that rings for ever"
+            self.now_ns = wake_ns
+            self.feed(TimerFired())
+            self.gateways_answer()
+
+    def gateways_answer(self):
+        """A gateway answers at the deadline whatever it knows; a second late here, at most."""
+        for request_id, described in list(self.open.items()):
+            if described.deadline_ns + SECOND < self.now_ns:
+                self.settle(request_id, m.SettledAs.LATE)
+
+    @rule(model=st.sampled_from(MODELS))
+    def model_added(self, model):
+        self.feed(ModelAdded(spec=model))
+
+    @rule(model=st.sampled_from(MODELS))
+    def model_removed(self, model):
+        self.feed(ModelRemoved(model_id=model.model_id))
+
+    @rule(
+        target=executors,
+        pages=st.integers(0, 3),
+        shared=st.booleans(),
+        prepared=st.sets(st.sampled_from(MODELS)),
+    )
+    def another_executor(self, pages, shared, prepared):
+        return self.executor_joined(pages, shared, prepared)
+
+    def executor_joined(self, pages, shared, prepared):
+        self.next_executor += 1
+        executor_id = m.ExecutorId(self.next_executor)
+        self.flying[executor_id] = []
+        names = tuple(model.model_id for model in prepared)
+        self.feed(
+            ExecutorJoined(
+                executor_id=executor_id,
+                name=f"executor-{executor_id}",
+                device=device(pages=pages, shared=shared),
+                prepared=names,
+                resident=names[:pages],
+            )
+        )
+        return executor_id
+
+    @rule(executor_id=executors)
+    def executor_lost(self, executor_id):
+        self.flying.pop(executor_id, None)
+        self.feed(ExecutorLost(executor_id=executor_id))
+
+    @rule(
+        model=st.sampled_from(MODELS),
+        slo_ms=st.sampled_from([2, 20, 60, 500]),
+        gateway=st.integers(1, 2),
+        count=st.integers(1, 6),
+        promised=st.sampled_from([False, False, False, True]),
+    )
+    def requests_arrive(self, model, slo_ms, gateway, count, promised):
+        events = []
+        for _ in range(count):
+            self.next_request += 1
+            described = descriptor(
+                self.next_request,
+                model,
+                self.now_ns,
+                slo_ms * MS,
+                gateway=gateway,
+                promised=promised,
+                attempt=2 if promised else 1,
+            )
+            self.open[described.request_id] = described
+            self.attempts[described.request_id] = described.attempt
+            if promised:
+                self.promised.add(described.request_id)
+            events.append(RequestArrived(descriptor=described))
+        self.arrived += count
+        self.feed(*events)
+
+    @rule(
+        executor_id=executors,
+        outcome=st.sampled_from([m.Outcome.OK] * 12 + OUTCOMES),
+        which=st.integers(0, 3),
+        ms=st.floats(0.1, 20),
+        missing=st.sampled_from([0, 0, 0, 1]),
+    )
+    def some_action_done(self, executor_id, outcome, which, ms, missing):
+        self.action_done(executor_id, outcome, which, ms, missing)
+
+    def action_done(self, executor_id, outcome, which, ms, missing):
+        actions = self.flying.get(executor_id)
+        if not actions:
+            return
+        action = actions.pop(min(which, len(actions) - 1))
+        start_ns, self.now_ns = self.now_ns, self.now_ns + int(ms * MS)
+        ok = outcome is m.Outcome.OK
+        slots = action.slots if isinstance(action, m.Infer) else ()
+        self.feed(
+            ActionDone(
+                executor_id=executor_id,
+                result=m.ActionResult(
+                    action_id=action.action_id,
+                    outcome=outcome,
+                    received_ns=start_ns,
+                    ready_ns=start_ns,
+                    start_ns=start_ns,
+                    end_ns=self.now_ns if ok else start_ns,
+                    device_ns=int(ms * MS) if ok else 0,
+                    ran=tuple(ok and index >= missing for index in range(len(slots))),
+                ),
+            )
+        )
+
+    @rule(data=st.data(), outcome=st.sampled_from(m.SettledAs))
+    def settled(self, data, outcome):
+        if not self.open:
+            return
+        self.settle(data.draw(st.sampled_from(sorted(self.open))), outcome)
+
+    def settle(self, request_id, outcome):
+        self.end(request_id)
+        settled = m.Settled(
+            request_id=request_id,
+            attempt=self.attempts[request_id],
+            outcome=outcome,
+            finished_ns=self.now_ns,
+        )
+        # Told twice, as after a reconnection: the second time it is unknown.
+        self.feed(settled, settled)
+
+    @rule(data=st.data(), current=st.booleans())
+    def attempt_failed(self, data, current):
+        if not self.open:
+            return
+        request_id = data.draw(st.sampled_from(sorted(self.open)))
+        attempt = self.attempts[request_id] - (not current)
+        self.feed(m.AttemptFailed(request_id=request_id, attempt=attempt, detail="no outputs"))
+
+    @rule(data=st.data())
+    def cancelled(self, data):
+        if not self.open:
+            return
+        request_id = data.draw(st.sampled_from(sorted(self.open)))
+        self.end(request_id)
+        self.feed(m.Cancel(request_id=request_id, attempt=self.attempts[request_id]))
+
+    @rule(gateway=st.integers(1, 2))
+    def gateway_lost(self, gateway):
+        for request_id in [each for each in self.open if m.gateway_of(each) == gateway]:
+            self.end(request_id)
+        self.feed(GatewayLost(gateway_id=m.GatewayId(gateway)))
+
+    # --- what must hold ---------------------------------------------------------------------------
+
+    @invariant()
+    def books_hold(self):
+        self.scheduler.validate()
+        assert set(self.scheduler.books.requests) == set(self.open), "gateway and books differ"
+
+    def teardown(self):
+        """Let all silent peers run into their bounds: nothing may be left."""
+        self.now_ns += 2 * SECOND
+        for _ in range(50):
+            self.feed(TimerFired())
+            self.gateways_answer()
+            self.scheduler.validate()
+            self.now_ns += 20 * SECOND
+        assert not self.open, [self.scheduler.story(each) for each in self.open]
+        tally = self.scheduler.tally
+        assert tally.requests == tally.ended == self.arrived
+
+
+class AnyOrderClockwork(AnyOrder):
+    """The same, for the reference policy."""
+
+    policy = "clockwork"
+
+
+TestDefault = AnyOrder.TestCase
+TestDefault.settings = settings(max_examples=60, stateful_step_count=60)
+TestClockwork = AnyOrderClockwork.TestCase
+TestClockwork.settings = settings(max_examples=30, stateful_step_count=60)
