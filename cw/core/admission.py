@@ -129,6 +129,7 @@ def refusal_for(books: Books, request: Request, end_ns: int | None, now_ns: int)
             reason=RefusalReason.NO_EXECUTOR, message="no executor alive can run it; try later"
         )
     model = request.model
+    books.doubtful[model.model_id] = model
     finish_ns = end_ns + books.allowance_ns
     needs_ns = finish_ns - request.arrival_ns
     slo_ns = request.deadline_ns - request.arrival_ns

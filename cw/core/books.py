@@ -20,7 +20,7 @@ from cw.core.profile import CostTable, DeviceKey, DurationWindow, Profiles, devi
 from cw.core.queues import ModelQueue
 from cw.core.requests import Request
 from cw.core.residency import Residency
-from cw.core.timeline import Lane, PipeDelay
+from cw.core.timeline import PIPE_STALE_NS, Lane, PipeDelay
 from cw.core.work import Work
 from cw.messages import (
     DeviceDescription,
@@ -40,6 +40,10 @@ RATE_DECAY_NS: Final = 200 * MS
 GROWTH_RATIO: Final = 0.75
 """Of the arrivals expected at the mean rate so many are counted on: a batch whose riders do not
 come has wasted its room, one that is full early only makes the next one open earlier."""
+
+
+def _delivery_window() -> DurationWindow:
+    return DurationWindow(256, 0.95)
 
 
 class Stage(enum.Enum):
@@ -118,6 +122,10 @@ class Place:
     warm_ups: int = 0
     """How many runs of a size are thrown away."""
     retries: int = 0
+    doubted_ns: int = 0
+    """When its estimates were last in doubt."""
+    rechecked_ns: list[int] = attrs.field(factory=list)
+    """Durations measured in the doubt that is being cleared, of the batch size at hand."""
     growing_until_ns: int = 0
     """Until when newcomers will join the batches that are planned here, as the last walk found."""
 
@@ -190,6 +198,7 @@ class ExecutorBooks:
 
     def start_ns(self, now_ns: int) -> int:
         """Predict when the next action that is sent to the INFER lane could start."""
+        self.pipe.refresh(now_ns=now_ns)
         free_ns = self.infer.free_ns(now_ns=now_ns, return_ns=self.pipe.return_ns)
         return max(free_ns, now_ns + self.pipe.delay_ns)
 
@@ -208,8 +217,10 @@ class Books:
     models: dict[ModelId, ModelBooks] = attrs.field(factory=dict)
     executors: dict[ExecutorId, ExecutorBooks] = attrs.field(factory=dict)
     requests: dict[RequestId, Request] = attrs.field(factory=dict)
-    delivery: DurationWindow = attrs.field(factory=lambda: DurationWindow(256, 0.95))
+    delivery: DurationWindow = attrs.field(factory=_delivery_window)
     """From an action's end to its answer, as gateways report it."""
+    delivered_at_ns: int = 0
+    """When the last of these was learnt."""
     waiting: dict[ModelId, ModelBooks] = attrs.field(factory=dict)
     """Models with somebody in their queue."""
     waiting_count: int = 0
@@ -217,6 +228,8 @@ class Books:
     """Planned in this step, perhaps still to be told of."""
     dirty: dict[ExecutorId, ExecutorBooks] = attrs.field(factory=dict)
     """Executors to be looked at before this step ends."""
+    doubtful: dict[ModelId, ModelBooks] = attrs.field(factory=dict)
+    """Models of which requests were refused in this step by what their estimates say."""
     leaving: dict[ModelId, ModelBooks] = attrs.field(factory=dict)
     """Removed models to be forgotten in this step if nothing of them is left."""
     short: dict[ModelId, int] = attrs.field(factory=dict)
@@ -227,6 +240,16 @@ class Books:
         """Aim so long before each deadline: the margin, or what delivery was seen to take."""
         margin_ns = self.settings.margin_ns
         return max(margin_ns, self.delivery.estimate_ns + margin_ns // 2)
+
+    def learn_delivery(self, duration_ns: int, *, now_ns: int) -> None:
+        """Learn how long after its action's end an answer was handed over."""
+        self.delivery.add(duration_ns)
+        self.delivered_at_ns = now_ns
+
+    def forget_stale_delivery(self, now_ns: int) -> None:
+        """Give up what nothing has confirmed for long, as `PipeDelay.refresh` does."""
+        if self.delivered_at_ns and now_ns - self.delivered_at_ns > PIPE_STALE_NS:
+            self.delivery, self.delivered_at_ns = _delivery_window(), 0
 
     def enqueue(self, request: Request) -> None:
         """Let a request wait in its model's queue."""

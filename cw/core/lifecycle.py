@@ -208,7 +208,7 @@ class Lifecycle:
     def settle(self, request: Request, outcome: SettledAs, finished_ns: int, now_ns: int) -> None:
         """Its gateway answered it, finally, at `finished_ns`."""
         if request.state is RequestState.RAN and outcome is SettledAs.KEPT:
-            self.books.delivery.add(max(0, finished_ns - request.ended_ns))
+            self.books.learn_delivery(max(0, finished_ns - request.ended_ns), now_ns=now_ns)
         committed = request.committed if request.state is RequestState.COMMITTED else None
         if outcome is SettledAs.KEPT:
             self._ran_already(request)

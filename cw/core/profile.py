@@ -22,7 +22,7 @@ from typing import Final, NewType
 
 import attrs
 
-from cw.messages import DeviceDescription, ProfileEntry
+from cw.messages import ActionResult, DeviceDescription, ProfileEntry
 from cw.units import MS, SECOND
 
 DeviceKey = NewType("DeviceKey", tuple[str, str])
@@ -33,10 +33,14 @@ OUTLIER_RATIO: Final = 1.1
 SLOWER_RUN: Final = 4
 """So many measurements above the estimate in a row are a slower device, not bad luck: at a 99 %
 quantile the odds are 1 in 10^8."""
-FASTER_RUN: Final = 32
-"""So many in a row clearly below the median are a faster device. Longer than `SLOWER_RUN`, since a
-bound too high costs a little throughput and one too low breaks promises."""
-FASTER_RATIO: Final = 0.9
+FASTER_RUN: Final = 64
+"""So many in a row far below the estimate: what made it so high is over. Longer than `SLOWER_RUN`,
+since a bound too high costs a little throughput and one too low breaks promises; and long enough
+that the largest of what is kept is again a high quantile."""
+FASTER_RATIO: Final = 0.7
+"""Far below: on a CPU the median is commonly three quarters of the 99 % quantile."""
+PREEMPTED_SHARE: Final = 8
+"""A run that was off its processor for more than one part in so many was disturbed."""
 UNKNOWN_NS: Final = 20 * MS
 """Planned for one sample of a program that was never measured anywhere."""
 LOAD_OVERHEAD_NS: Final = MS
@@ -46,6 +50,17 @@ LOAD_OVERHEAD_NS: Final = MS
 def device_key(device: DeviceDescription) -> DeviceKey:
     """Say with which other devices a device shares its profiles."""
     return DeviceKey((device.kind, device.name))
+
+
+def own_ns(result: ActionResult) -> int:
+    """Say how long a batch took by its own doing, for its profile.
+
+    A thread that was taken off its processor says nothing of its model; planning with such times
+    would refuse for minutes what a stall of milliseconds could have broken. What the machine does
+    so often that it shows in the small is left in.
+    """
+    stolen_ns = result.device_ns - result.running_ns
+    return result.running_ns if stolen_ns * PREEMPTED_SHARE > result.device_ns else result.device_ns
 
 
 @attrs.define(eq=False)
@@ -76,6 +91,22 @@ class DurationWindow:
         self.estimate_ns = self._bound_ns()
         return self.estimate_ns != before_ns
 
+    def correct(self, durations_ns: list[int]) -> bool:
+        """Learn measurements made in doubt: if all are far below the estimate, it was stale.
+
+        Returns:
+            Whether the estimate moved.
+        """
+        before_ns = self.estimate_ns
+        if max(durations_ns) < FASTER_RATIO * before_ns:
+            self._recent.clear()
+            self._ordered.clear()
+            self._above = self._below = 0
+            self.estimate_ns = 0
+        for duration_ns in durations_ns:
+            self.add(duration_ns)
+        return self.estimate_ns != before_ns
+
     def at(self, quantile: float) -> int:
         """Read a quantile (nearest rank, rounded up); 0 when nothing was measured."""
         if not self._ordered:
@@ -95,7 +126,7 @@ class DurationWindow:
         if not estimate_ns:
             return
         self._above = self._above + 1 if duration_ns > estimate_ns else 0
-        faster = duration_ns < FASTER_RATIO * self._ordered[len(self._ordered) // 2]
+        faster = duration_ns < FASTER_RATIO * estimate_ns
         self._below = self._below + 1 if faster else 0
         if self._above >= SLOWER_RUN:
             self._forget_all_but(SLOWER_RUN)
@@ -219,6 +250,14 @@ class Profiles:
     ) -> None:
         """Learn one measured INFER (device time, ns)."""
         if self._window(program, batch_size, device).add(duration_ns):
+            for table in self._tables_of.get((program, device), ()):
+                table.refresh()
+
+    def correct_infer(
+        self, program: str, batch_size: int, device: DeviceKey, durations_ns: list[int]
+    ) -> None:
+        """Learn INFERs that were run only because the estimate is in doubt."""
+        if self._window(program, batch_size, device).correct(durations_ns):
             for table in self._tables_of.get((program, device), ()):
                 table.refresh()
 

@@ -34,7 +34,7 @@ import attrs
 from cw.core.books import Books, ExecutorBooks, ModelBooks, Place, Stage
 from cw.core.commands import AnnounceModel
 from cw.core.dispatch import Dispatcher
-from cw.core.profile import DurationWindow
+from cw.core.profile import DurationWindow, own_ns
 from cw.core.residency import Residency
 from cw.messages import ActionResult, Infer, ModelState, Outcome, Prepare
 from cw.units import MS, SECOND
@@ -46,6 +46,11 @@ GAP_PATIENCE_NS: Final = 250 * MS
 GAP_POLL_NS: Final = 5 * MS
 RETRIES: Final = 3
 """A PREPARE or probe that was not carried out is sent again so often, then the place has FAILED."""
+
+DOUBT_EVERY_NS: Final = 1 * SECOND
+DOUBT_RUNS: Final = 6
+"""Runs of each batch size when its estimate is in doubt: enough that chance does not give six quick
+ones to a model that is slow, few enough to be done in the gaps of a refused load."""
 
 STAGES: Final[dict[Stage, frozenset[Stage]]] = {
     # READY: the executor said that it has the model prepared, and its durations are known.
@@ -114,7 +119,7 @@ class Registrar:
                 return now_ns + GAP_POLL_NS
         return None
 
-    def on_result(self, place: Place, action: object, result: ActionResult) -> None:
+    def on_result(self, place: Place, action: object, result: ActionResult, *, now_ns: int) -> None:
         """Take in the result of a PREPARE or a probe."""
         if place.stage is Stage.FAILED or place.model.removed:
             return
@@ -122,6 +127,48 @@ class Registrar:
             self._on_prepare(place, result)
         elif isinstance(action, Infer) and place.stage is Stage.PROBING:
             self._on_probe(place, action, result)
+        elif isinstance(action, Infer) and place.stage is Stage.READY:
+            self._on_recheck(place, action, result, now_ns)
+
+    def doubt(self, model: ModelBooks, *, now_ns: int) -> None:
+        """Measure a model again whose estimates refuse what an idle device might well do in time.
+
+        Refused requests teach nothing, so an estimate made high by a stall that is over would stay
+        high for ever. Only an idle lane is used, and at most once in `DOUBT_EVERY_NS`.
+        """
+        for place in model.serving:
+            if (
+                now_ns - place.doubted_ns > DOUBT_EVERY_NS
+                and place.residency is Residency.WARM
+                and self._is_idle(place.executor)
+            ):
+                place.doubted_ns = now_ns
+                sizes = place.model.spec.batch_sizes
+                place.probes = deque(size for size in sizes for _ in range(DOUBT_RUNS))
+                place.rechecked_ns.clear()
+                self.dispatcher.probe(place, place.probes[0], now_ns)
+
+    def _is_idle(self, executor: ExecutorBooks) -> bool:
+        return not (executor.infer.outstanding or executor.plan.batches or executor.bring_up)
+
+    def _on_recheck(self, place: Place, action: Infer, result: ActionResult, now_ns: int) -> None:
+        if result.outcome is not Outcome.OK or not place.probes:
+            place.probes.clear()
+            return
+        place.probes.popleft()
+        place.rechecked_ns.append(own_ns(result))
+        if len(place.rechecked_ns) == DOUBT_RUNS:
+            self.books.profiles.correct_infer(
+                place.model.spec.program_sha256,
+                action.batch_size,
+                place.executor.key,
+                list(place.rechecked_ns),
+            )
+            place.rechecked_ns.clear()
+        if place.probes and self._is_idle(place.executor):
+            self.dispatcher.probe(place, place.probes[0], now_ns)
+        else:
+            place.probes.clear()  # done, or real work has come, which teaches as well
 
     def fail(self, place: Place, detail: str) -> None:
         """Give a place up."""
@@ -251,7 +298,7 @@ class Registrar:
         run = place.probes_done % runs
         if run >= place.warm_ups:
             self.books.profiles.learn_infer(
-                spec.program_sha256, action.batch_size, place.executor.key, result.device_ns
+                spec.program_sha256, action.batch_size, place.executor.key, own_ns(result)
             )
         place.probes_done += 1
         place.probes.popleft()

@@ -139,6 +139,8 @@ class Scheduler:
             executor = dirty.pop(executor_id)
             if executor_id in self.books.executors:
                 self._advance(executor, now_ns)
+        while self.books.doubtful:
+            self.registrar.doubt(self.books.doubtful.popitem()[1], now_ns=now_ns)
         while self.books.leaving:
             self.membership.forget_if_done(self.books.leaving.popitem()[1])
         self.lifecycle.tell_promises(now_ns)
@@ -190,6 +192,7 @@ class Scheduler:
         if descriptor.request_id in self.books.requests:
             return
         model = self.books.models.get(descriptor.model_id)
+        self.books.forget_stale_delivery(now_ns)
         self.tally.arrived()
         request = Request(
             request_id=descriptor.request_id,

@@ -27,6 +27,9 @@ OVERDUE_NS: Final = 1 * SECOND
 as long again as it may take."""
 PIPE_WINDOW: Final = 64
 PIPE_QUANTILE: Final = 0.95
+PIPE_STALE_NS: Final = SECOND
+"""What no result has confirmed for so long is given up: a pipe believed to be slow has requests
+refused, and then nothing is left that could show that it has become quick again."""
 UTILISATION_NS: Final = 2 * SECOND
 
 
@@ -171,10 +174,22 @@ class PipeDelay:
     _to_ready: DurationWindow = attrs.field(factory=_pipe_window)
     _back: DurationWindow = attrs.field(factory=_pipe_window)
     _overhead: DurationWindow = attrs.field(factory=_pipe_window)
+    _learnt_at_ns: int = 0
 
     def __attrs_post_init__(self) -> None:
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self.lead_ns = self.lead_min_ns
-        self.delay_ns = min(MS, self.lead_min_ns)
+        self.delay_ns = self.return_ns = min(MS, self.lead_min_ns)
+        self.overhead_ns = 0
+        self._to_ready, self._back, self._overhead = _pipe_window(), _pipe_window(), _pipe_window()
+
+    def refresh(self, *, now_ns: int) -> None:
+        """Give up what is stale; to be called before reading."""
+        if self._learnt_at_ns and now_ns - self._learnt_at_ns > PIPE_STALE_NS:
+            self._learnt_at_ns = 0
+            self._begin_anew()
 
     def learn_ready(self, *, sent_ns: int, ready_ns: int) -> None:
         """Learn from an action that could start at `ready_ns`."""
@@ -184,10 +199,11 @@ class PipeDelay:
 
     def learn_back(self, *, end_ns: int, now_ns: int) -> None:
         """Learn from a result that came at `now_ns`."""
+        self._learnt_at_ns = now_ns
         self._back.add(max(0, now_ns - end_ns))
         self.return_ns = min(self.lead_max_ns, self._back.estimate_ns)
 
     def learn_overhead(self, overhead_ns: int) -> None:
         """Learn how much longer than on the device an action held its lane."""
         self._overhead.add(max(0, overhead_ns))
-        self.overhead_ns = self._overhead.estimate_ns
+        self.overhead_ns = min(self.lead_max_ns, self._overhead.estimate_ns)
