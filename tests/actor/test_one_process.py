@@ -133,6 +133,24 @@ async def test_a_removed_model_may_be_added_again_at_once(autojump_clock):
         assert tally.answers[-1].outputs is not None
 
 
+async def test_a_removed_model_finishes_elsewhere_when_its_executor_is_lost(autojump_clock):
+    """Promises outlive both the catalog's entry and the place that they were made for."""
+    models, tally = some_models(2), Tally()
+    async with running_cluster(models=models, executors=2, pages=1) as cluster:
+        await cluster.offer(models, Tally(), rate=200, count=100)
+        status = await cluster.gateways[0].session.status()
+        (model,) = (each for each in models if each.name in status.executors[0].resident)
+        assert model.name not in status.executors[1].resident
+        async with trio.open_nursery() as nursery:
+            for _ in range(80):
+                nursery.start_soon(partial(cluster.ask, model, tally, slo_ns=400 * MS))
+            await trio.sleep(0.004)
+            await cluster.gateways[0].session.remove_model(model.model_id)
+            cluster.kill_executor(status.executors[0].name)
+
+        assert tally.kinds() == {"kept": 80}
+
+
 async def test_models_share_too_few_pages(autojump_clock):
     """Six models on a device for two: each request finds its weights, or is refused as cold."""
     models, tally = some_models(6), Tally()
