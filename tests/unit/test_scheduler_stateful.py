@@ -1,4 +1,4 @@
-"""The scheduler against arbitrary orders of events: its books always hold, each request ends once."""
+"""The scheduler against any order of events: its books always hold, each request ends once."""
 
 import hypothesis.strategies as st
 from hypothesis import settings
