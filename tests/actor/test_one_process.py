@@ -29,7 +29,7 @@ async def test_a_model_becomes_ready_and_answers(autojump_clock):
 
 
 async def test_moderate_load_is_kept_to_the_last(autojump_clock):
-    """Half of what the device can do one by one, in time for half a hundred batches: no excuse."""
+    """Half of what the device can do one by one: nothing excuses a refusal or a broken promise."""
     models, tally = some_models(5), Tally()
     async with running_cluster(models=models) as cluster:
         await cluster.offer(models, tally, rate=250, count=200)
