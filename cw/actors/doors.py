@@ -169,9 +169,12 @@ class AdminDoor:
         spec = gateway.models.get(name)
         if spec is None:
             raise UnknownModel(f"no model is named {name[:128]!r}; see 'cw model list'")
-        await _session(gateway).remove_model(spec.model_id)
-        with suppress(UnknownModel):  # then somebody else has removed its files already
-            await trio.to_thread.run_sync(self.door.store.remove, name)
+        # To the end, whoever hangs up: what stays in the store is back with the next controller.
+        with trio.CancelScope(shield=True):
+            await _session(gateway).remove_model(spec.model_id)
+            with suppress(UnknownModel):  # then somebody else has removed its files already
+                await trio.to_thread.run_sync(self.door.store.remove, name)
+            await _told(gateway, name, None)
         logger.info("removed model=%s", name)
 
 
@@ -238,6 +241,7 @@ class Upload:
             stored = await trio.to_thread.run_sync(self.door.store.commit, self.staged)
             spec = stored.manifest.to_spec()
             await session.add_model(spec)
+            await _told(self.door.gateway, spec.name, spec.model_id)
         return spec
 
     async def discard(self) -> None:
