@@ -24,6 +24,7 @@ from cw.actors.controller import ControllerActor
 from cw.actors.doors import ServingDoor
 from cw.actors.executor import ExecutorActor
 from cw.actors.gateway import GatewayActor
+from cw.actors.profile_keeper import ProfileKeeper, load_profiles
 from cw.actors.telemetry import Telemetry
 from cw.actors.weights_cache import StoreLocator
 from cw.config import ClusterSettings, ExecutorSettings, restore_settings
@@ -98,7 +99,10 @@ async def controller(around: Surroundings, listen: str, ready: Ready) -> None:
     # A later reign has a larger number, on whichever machine it begins: wall-clock milliseconds.
     epoch = Epoch(time.time_ns() // 1_000_000)
     core = Scheduler(
-        settings.scheduler, epoch=epoch, ticket_seed=int.from_bytes(os.urandom(8), "big")
+        settings.scheduler,
+        epoch=epoch,
+        ticket_seed=int.from_bytes(os.urandom(8), "big"),
+        measured=await trio.to_thread.run_sync(load_profiles, store),
     )
     actor = ControllerActor(
         core=core,
@@ -108,6 +112,7 @@ async def controller(around: Surroundings, listen: str, ready: Ready) -> None:
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(actor.run)
+        nursery.start_soon(ProfileKeeper(core, store).run)
         address = await nursery.start(partial(serve_controller, listen, actor, settings.link))
         ready({"address": address, "epoch": epoch, "models": len(stored)})
 

@@ -79,6 +79,11 @@ class DurationWindow:
         """Count the measurements remembered."""
         return len(self._recent)
 
+    @property
+    def recent(self) -> tuple[int, ...]:
+        """The measurements remembered, oldest first."""
+        return tuple(self._recent)
+
     def add(self, duration_ns: int) -> bool:
         """Learn one measurement; say whether the estimate moved."""
         before_ns = self.estimate_ns
@@ -138,6 +143,16 @@ class DurationWindow:
             self._recent.popleft()
         self._ordered = sorted(self._recent)
         self._above = self._below = 0
+
+
+@attrs.frozen(kw_only=True)
+class MeasuredDurations:
+    """What was measured of one batch size of a program on a kind of device; oldest first, ns."""
+
+    program_sha256: str
+    device: DeviceKey
+    batch_size: int
+    durations_ns: tuple[int, ...]
 
 
 @attrs.define(eq=False)
@@ -261,10 +276,29 @@ class Profiles:
             for table in self._tables_of.get((program, device), ()):
                 table.refresh()
 
+    def measured(self) -> list[MeasuredDurations]:
+        """Give away all that is known of INFERs, for a later controller to begin with."""
+        return [
+            MeasuredDurations(
+                program_sha256=program,
+                device=device,
+                batch_size=size,
+                durations_ns=tuple(window.recent),
+            )
+            for (program, size, device), window in self._windows.items()
+            if len(window)
+        ]
+
+    def restore(self, measured: Iterable[MeasuredDurations]) -> None:
+        """Take over what an earlier controller knew."""
+        for entry in measured:
+            durations_ns = entry.durations_ns[-self.window :]
+            self.seed(entry.program_sha256, entry.batch_size, entry.device, durations_ns)
+
     def seed(
         self, program: str, batch_size: int, device: DeviceKey, durations_ns: Iterable[int]
     ) -> None:
-        """Take over measurements made before, such as a stored profile's."""
+        """Take over measurements of one batch size, oldest first."""
         for duration_ns in durations_ns:
             self.learn_infer(program, batch_size, device, duration_ns)
 

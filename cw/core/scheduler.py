@@ -26,6 +26,7 @@ Knows no clock and draws no chance. Neighbours: all of `cw/core/` but the execut
 """
 
 import heapq
+from collections.abc import Iterable
 from typing import assert_never
 
 from cw.config import SchedulerSettings
@@ -48,7 +49,7 @@ from cw.core.ledger import Tally
 from cw.core.lifecycle import Lifecycle
 from cw.core.membership import Membership
 from cw.core.policies import make_policy
-from cw.core.profile import Profiles
+from cw.core.profile import MeasuredDurations, Profiles
 from cw.core.registration import Registrar
 from cw.core.requests import Request
 from cw.core.results import Results
@@ -82,11 +83,20 @@ class Scheduler:
         settings: Bounds and the policy's name.
         epoch: This reign's number, written into assignments.
         ticket_seed: A secret of this reign, from which tickets are derived.
+        measured: What an earlier reign measured; its programs need no new profile.
     """
 
-    def __init__(self, settings: SchedulerSettings, *, epoch: Epoch, ticket_seed: int) -> None:
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        *,
+        epoch: Epoch,
+        ticket_seed: int,
+        measured: Iterable[MeasuredDurations] = (),
+    ) -> None:
         self.epoch = epoch
         self.books = Books(settings, Profiles(settings.profile_window, settings.profile_quantile))
+        self.books.profiles.restore(measured)
         self.policy = make_policy(settings, self.books)
         key = (ticket_seed & ((1 << 256) - 1)).to_bytes(32, "big")
         self.dispatcher = Dispatcher(self.books, epoch, key)
@@ -311,6 +321,10 @@ class Scheduler:
     def status(self, now_ns: int) -> ClusterStatus:
         """Show the whole cluster."""
         return views.cluster_status(self.books, self.tally, self.epoch, now_ns)
+
+    def measured(self) -> list[MeasuredDurations]:
+        """Give away all measured durations, for the next reign."""
+        return self.books.profiles.measured()
 
     def model_status(self, model_id: ModelId, now_ns: int) -> ModelStatus:
         """Show one model.
