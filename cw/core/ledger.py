@@ -16,12 +16,11 @@ expected to do with what it did; the first that applies of:
 Neighbours: `scheduler.py` reports ends; `status()` shows a snapshot.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from typing import Final
 
 import attrs
 
-from cw.core.profile import DurationWindow
 from cw.messages import ActionResult, FailureKind, Ledger, Outcome, RefusalReason
 
 ERRORS_REMEMBERED: Final = 4096
@@ -68,7 +67,7 @@ class Tally:
     refused_at_arrival: int = 0
     broken: Counter[str] = attrs.field(factory=Counter)
     failed: Counter[str] = attrs.field(factory=Counter)
-    _errors: DurationWindow = attrs.field(factory=lambda: DurationWindow(ERRORS_REMEMBERED, 0.99))
+    _errors: deque[int] = attrs.field(factory=lambda: deque(maxlen=ERRORS_REMEMBERED))
 
     def arrived(self) -> None:
         """Count a request's arrival."""
@@ -93,11 +92,12 @@ class Tally:
 
     def predicted(self, *, predicted_end_ns: int, end_ns: int) -> None:
         """Learn one misprediction: actual minus predicted end of an INFER."""
-        self._errors.add(end_ns - predicted_end_ns)
+        self._errors.append(end_ns - predicted_end_ns)
 
     def misprediction_ns(self, quantile: float) -> int:
         """Read a quantile of the last mispredictions (signed, ns)."""
-        return self._errors.at(quantile)
+        ordered = sorted(self._errors)
+        return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))] if ordered else 0
 
     @property
     def ended(self) -> int:

@@ -27,7 +27,7 @@ def test_one_outlier_does_not_double_the_estimate():
 
 
 def test_a_second_outlier_confirms_the_first():
-    """What happens twice in a dozen runs will happen again: an estimate below it breaks promises."""
+    """What happens twice in a dozen runs happens again: estimates below it break promises."""
     made = window(*[5 * MS] * 10, 10 * MS, 10 * MS)
 
     assert made.estimate_ns == 10 * MS
@@ -118,7 +118,7 @@ def test_equal_devices_share_a_profile_and_others_do_not():
 
 
 def test_loads_are_bounded_by_their_own_size_then_by_others():
-    """A LOAD that was never measured still has to be planned, and rather too long than too short."""
+    """A LOAD that was never measured has to be planned, too: rather too long than too short."""
     profiles, described = Profiles(), device(load_rate=1_000_000_000)
 
     assert profiles.load_ns(described, 10_000_000) >= 10 * MS

@@ -1,0 +1,143 @@
+"""Registration: nothing is promised of what was not measured, and nobody is kept out for ever."""
+
+from cw import messages as m
+from cw.config import SchedulerSettings
+from cw.core.books import Stage
+from cw.core.commands import AnnounceModel, SendAction
+from cw.core.events import ActionDone, ExecutorJoined, ModelAdded, ModelRemoved
+from cw.core.registration import STAGES
+from cw.units import MS, SECOND
+from tests.unit.scheduler_world import CPU_MS, World, device, spec
+
+
+def sent(world, kind):
+    return [
+        command.action
+        for command in world.commands
+        if isinstance(command, SendAction) and isinstance(command.action, kind)
+    ]
+
+
+def test_a_new_program_is_prepared_loaded_and_probed():
+    """Twelve measured runs of each batch size after two thrown away, then it is announced."""
+    world = World(models=1)
+    world.register()
+    probes = sent(world, m.Infer)
+
+    assert len(sent(world, m.Prepare)) == len(sent(world, m.Load)) == 1
+    assert [probe.batch_size for probe in probes] == [s for s in CPU_MS for _ in range(14)]
+    status = world.scheduler.model_status(world.specs[0].model_id, now_ns=world.now_ns)
+    assert status.state is m.ModelState.READY
+    assert [entry.samples for entry in status.profile] == [12] * 4
+    assert status.steps_done == status.steps_total
+
+
+def test_new_weights_of_a_warm_program_need_only_the_prepare():
+    """A thousand weight sets of one architecture are measured once."""
+    world = World(models=3)
+    world.register()
+
+    assert len(sent(world, m.Prepare)) == 3
+    assert len(sent(world, m.Load)) == 1
+    assert len(sent(world, m.Infer)) == 4 * 14
+
+
+def test_the_second_executor_of_a_kind_only_warms_up():
+    """The profile is known; only caches and allocators have to settle."""
+    world = World(models=1)
+    world.register()
+    world.commands.clear()
+    world.feed(ExecutorJoined(executor_id=m.ExecutorId(9), name="second", device=device(pages=10)))
+    world.run_until(world.now_ns + 5 * SECOND)
+
+    assert len(sent(world, m.Infer)) == 4 * 2
+    place = world.scheduler.books.executors[m.ExecutorId(9)].places[world.specs[0].model_id]
+    assert place.stage is Stage.READY
+
+
+def test_a_model_that_cannot_be_prepared_fails_with_the_reason():
+    """Its owner needs to read why, and requests must be told at once."""
+    world = World(models=0)
+    model = spec(0)
+    world.feed(ModelAdded(spec=model))
+    (prepare,) = sent(world, m.Prepare)
+    world.feed(
+        ActionDone(
+            executor_id=m.ExecutorId(1),
+            result=m.ActionResult(
+                action_id=prepare.action_id,
+                outcome=m.Outcome.INVALID,
+                received_ns=0,
+                ready_ns=0,
+                start_ns=0,
+                end_ns=0,
+                device_ns=0,
+                detail="operator frobnicate is unknown",
+            ),
+        )
+    )
+    status = world.scheduler.model_status(model.model_id, now_ns=world.now_ns)
+
+    assert status.state is m.ModelState.FAILED
+    assert "frobnicate" in status.detail
+
+
+def test_a_model_larger_than_the_device_fails():
+    """It would wait for pages for ever."""
+    world = World(models=1, pages=2, image_bytes=3 * (16 << 20))
+    world.run_until(5 * SECOND)
+    status = world.scheduler.model_status(world.specs[0].model_id, now_ns=world.now_ns)
+
+    assert status.state is m.ModelState.FAILED
+    assert "3 pages" in status.detail
+
+
+def test_a_steady_load_does_not_keep_a_model_out():
+    """Without a gap made for it, a busy executor would never take a new model."""
+    world = World(models=1, settings=SchedulerSettings(probes_measured=2))
+    world.register()
+    second = spec(1, program="another")
+    world.specs.append(second)
+    world.at(world.now_ns + 100 * MS, world.feed, ModelAdded(spec=second))
+    world.offer(150, 4, 100 * MS, weights=[1, 0])
+
+    assert second.model_id in world.ready
+    assert world.outcomes.broken_promises == 0
+
+
+def test_probes_break_no_promise():
+    """Registering a model is no excuse: its probes fit into gaps or wait."""
+    world = World(models=2, settings=SchedulerSettings(probes_measured=4))
+    world.register()
+    late = spec(2, program="another")
+    world.specs.append(late)
+    world.at(world.now_ns + 50 * MS, world.feed, ModelAdded(spec=late))
+    world.offer(100, 3, 60 * MS, weights=[1, 1, 0])
+
+    assert world.outcomes.kept > 150
+    assert world.outcomes.broken_promises == 0
+
+
+def test_a_model_removed_while_it_is_registered_is_forgotten():
+    """Its PREPARE may be on its way: the executor must be told to drop what comes of it."""
+    world = World(models=1)
+    world.feed(ModelRemoved(model_id=world.specs[0].model_id))
+    world.run_until(5 * SECOND)
+
+    assert not world.scheduler.books.models
+    assert [unload.forget for unload in sent(world, m.Unload)] == [True]
+
+
+def test_ready_is_announced_once():
+    """Gateways open their doors by it."""
+    world = World(models=1, executors=2)
+    world.register()
+    world.run_until(world.now_ns + 5 * SECOND)
+    announced = [each for each in world.commands if isinstance(each, AnnounceModel)]
+
+    assert [each.ready for each in announced] == [True]
+
+
+def test_every_stage_has_its_row():
+    """The table is the whole lifecycle: a stage without a row would be illegal to leave."""
+    assert set(STAGES) == set(Stage)
