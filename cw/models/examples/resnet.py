@@ -2,7 +2,8 @@
 
 Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, with the stem of that
 paper (stride 2, then pooling). A 32x32 image is therefore down to 8x8 in the first stage: a sample
-is 37 million multiply-adds against 45 MB of weights, so small batches are bound by weights and larger ones pay.
+is 37 million multiply-adds against 45 MB of weights, so small batches are bound by the weights and
+larger ones pay.
 """
 
 from typing import Final
