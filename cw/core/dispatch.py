@@ -71,6 +71,9 @@ class Dispatcher:
         spare_ns = executor.plan.least_spare_ns(
             start_ns + busy_ns, executor.pipe.overhead_ns, now_ns
         )
+        # Those who come later are promised time that this lane may spend waiting: not too much.
+        last_end_ns = batch.deadline_ns - self.books.allowance_ns
+        patience_ns = min(spare_ns, (last_end_ns - now_ns) // 4)
         settings = self.books.settings
         action_id = self._name()
         action = Infer(
@@ -92,8 +95,8 @@ class Dispatcher:
                 latest_ns=max(
                     start_ns + settings.schedule_ahead_ns,
                     min(
-                        batch.due_ns - busy_ns,
-                        start_ns + max(settings.schedule_ahead_max_ns, spare_ns),
+                        last_end_ns - busy_ns,
+                        start_ns + max(settings.schedule_ahead_max_ns, patience_ns),
                     ),
                 ),
             ),

@@ -139,6 +139,8 @@ class Lifecycle:
                 now_ns,
             )
             return
+        # What it was promised before may be out of reach; its deadline still counts.
+        request.due_ns = request.deadline_ns - self.books.allowance_ns
         self.policy.restore(request, force=force, now_ns=now_ns)
         for place in places:
             self.books.dirty[place.executor.executor_id] = place.executor

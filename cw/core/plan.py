@@ -36,6 +36,11 @@ class PlannedBatch:
     """When the weights are there; not started before."""
     requests: list[Request] = attrs.field(factory=list)
 
+    @property
+    def deadline_ns(self) -> int:
+        """The earliest deadline of its requests; `due_ns` may be long before it."""
+        return min(rider.deadline_ns for rider in self.requests)
+
     def add(self, request: Request) -> None:
         """Let one more request ride along; the batch must not be full."""
         assert len(self.requests) < self.costs.largest

@@ -59,7 +59,7 @@ class Request:
     arrival_ns: int
     deadline_ns: int
     due_ns: int
-    """What is planned for: the deadline less the margin."""
+    """What is planned for: the deadline less the margin, or what was promised if that is sooner."""
     hold_until_ns: int
     attempt: Attempt
     promised: bool = False

@@ -19,7 +19,7 @@ from cw.core.requests import Request
 from cw.core.residency import Residency
 
 
-def choose(executor: ExecutorBooks, margin_ns: int, now_ns: int) -> PlannedBatch | None:
+def choose(executor: ExecutorBooks, now_ns: int) -> PlannedBatch | None:
     """Choose the batch to run next; None if none can start now.
 
     A batch that is late already (its executor stalled, or a promise was forced) gives way to those
@@ -27,7 +27,6 @@ def choose(executor: ExecutorBooks, margin_ns: int, now_ns: int) -> PlannedBatch
 
     Args:
         executor: Whose plan.
-        margin_ns: A batch this much behind its due time is late.
         now_ns: Cluster time.
     """
     plan, overhead_ns = executor.plan, executor.pipe.overhead_ns
@@ -42,7 +41,7 @@ def choose(executor: ExecutorBooks, margin_ns: int, now_ns: int) -> PlannedBatch
         slack_ns = batch.due_ns - start_ns - cost_ns
         if batch.place.residency is Residency.COLD or batch.release_ns > start_ns:
             pass
-        elif slack_ns < -margin_ns:
+        elif slack_ns < 0 and start_ns + cost_ns > batch.deadline_ns:
             late = late or batch
             continue
         elif cost_ns <= spare_ns:

@@ -31,6 +31,10 @@ from cw.messages import Refusal
 
 MODELS_LOOKED_AT: Final = 32
 """Models whose queues are reconsidered at once; more gain nothing in simulation."""
+SLACK_RATIO: Final = 0.75
+"""How much of the time between a request's predicted end and its deadline the promise keeps for
+others that are planned later. The rest makes the promised finish worth knowing; 1 would gain
+0.5-1 % of goodput at overload, and 0.5 lose as much again."""
 
 
 @attrs.define(eq=False)
@@ -94,12 +98,11 @@ class DefaultPolicy:
 
     def next_batch(self, executor: ExecutorBooks, *, now_ns: int) -> PlannedBatch | None:
         """Choose what runs next and who rides in it."""
-        margin_ns = self.books.settings.margin_ns
-        batch = composing.choose(executor, margin_ns, now_ns)
+        batch = composing.choose(executor, now_ns)
         if batch is None:
             if not self._plan_densest(executor, now_ns):
                 return None
-            batch = composing.choose(executor, margin_ns, now_ns)
+            batch = composing.choose(executor, now_ns)
             if batch is None:
                 return None
         executor.plan.take(batch)
@@ -160,9 +163,16 @@ class DefaultPolicy:
         return False
 
     def _plan(self, fit: Fit, requests: list[Request]) -> None:
-        """Carry out a fit for requests that stand in no place."""
+        """Carry out a fit for requests that stand in no place.
+
+        What is told to the gateways is what is planned for from now on, so that it holds.
+        """
         place, batch, plan = fit.place, fit.batch, fit.place.executor.plan
-        predicted_ns = fit.finish_ns + self.books.allowance_ns
+        allowance_ns = self.books.allowance_ns
+        for request in requests:
+            if not request.promised:
+                slack_ns = max(0, request.due_ns - fit.finish_ns)
+                request.due_ns -= int((1.0 - SLACK_RATIO) * slack_ns)
         if batch is None:
             due_ns = min(request.due_ns for request in requests)
             batch = PlannedBatch(place, place.costs, due_ns, place.warm_ns)
@@ -173,7 +183,7 @@ class DefaultPolicy:
         for request in requests:
             batch.add(request)
             request.batch = batch
-            request.predicted_ns = predicted_ns
+            request.predicted_ns = request.due_ns + allowance_ns
             request.move(RequestState.PLANNED)
             self.books.fresh.append(request)
         self.books.dirty[place.executor.executor_id] = place.executor
