@@ -1,6 +1,6 @@
 """Supervisor: the lives of a cluster's processes on one machine.
 
-Starts its children in order, each once the one before it is ready; restarts one that dies, unless
+Starts its children in order, each once those before it are ready, or beside them; restarts one that dies, unless
 it dies too often; stops them in reverse order. It knows nothing of what they do. On many machines
 Kubernetes is the supervisor (docs/deployment.md).
 
@@ -17,7 +17,7 @@ import os
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class ChildSpec:
     log_path: Path
     """Where its standard error goes, appended."""
     pass_fds: tuple[int, ...] = ()
+    beside: bool = False
+    """Started beside the one before it, not after it is ready."""
     env: Mapping[str, str] = attrs.Factory(dict)
     """On top of the supervisor's own."""
 
@@ -96,9 +98,12 @@ class Supervisor:
         """
         try:
             async with trio.open_nursery() as nursery:
-                for spec in self.specs:
-                    self.children[spec.name] = await self._start(spec)
-                    nursery.start_soon(self._keep, spec)
+                for stage in _stages(self.specs):
+                    async with trio.open_nursery() as starting:
+                        for spec in stage:
+                            starting.start_soon(self._start, spec)
+                    for spec in stage:
+                        nursery.start_soon(self._keep, spec)
                 task_status.started(self.children)
         finally:
             await self._stop_all()
@@ -170,6 +175,17 @@ class Supervisor:
                     await child.process.wait()
             for child in self.children.values():
                 await _close_pipes(child.process)
+
+
+def _stages(specs: Sequence[ChildSpec]) -> list[list[ChildSpec]]:
+    """Part the children into those that start together, in the order to start."""
+    stages: list[list[ChildSpec]] = []
+    for spec in specs:
+        if spec.beside and stages:
+            stages[-1].append(spec)
+        else:
+            stages.append([spec])
+    return stages
 
 
 async def _first_line(process: trio.Process) -> bytes:

@@ -237,7 +237,12 @@ def _specs(
             *shared,
         )
         specs.append(
-            ChildSpec(name=name, argv=argv + _pinned(cores), log_path=logs / f"{name}.log")
+            ChildSpec(
+                name=name,
+                argv=argv + _pinned(cores),
+                log_path=logs / f"{name}.log",
+                beside=index > 0,
+            )
         )
     for index, listener in enumerate(listeners[1:]):
         name = f"gateway-{index}"
@@ -249,6 +254,7 @@ def _specs(
                 argv=argv + _pinned(other_cores),
                 log_path=logs / f"{name}.log",
                 pass_fds=(listener.fileno(),),
+                beside=settings.executors > 0 or index > 0,
             )
         )
     return tuple(specs)

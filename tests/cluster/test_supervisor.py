@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
@@ -88,7 +89,8 @@ async def test_a_child_that_keeps_dying_ends_the_whole(tmp_path: Path) -> None:
 
 async def test_a_child_that_ends_before_it_is_ready_is_an_error(tmp_path: Path) -> None:
     """A misconfigured process must not look like a slow one."""
-    with pytest.RaisesGroup(pytest.RaisesExc(ChildFailed, match="before it was ready")):
+    too_soon = pytest.RaisesExc(ChildFailed, match="before it was ready")
+    with pytest.RaisesGroup(too_soon, flatten_subgroups=True):
         with trio.fail_after(30):
             await Supervisor((child(tmp_path, "bad", "raise SystemExit('no config')"),)).run()
 
@@ -123,3 +125,24 @@ trio.run(main)
 def test_the_default_grace_fits_into_two_seconds() -> None:
     """Ctrl-C promises to be done within 2 s; the grace is for all children together."""
     assert RestartPolicy().stop_within_ns <= SECOND
+
+
+async def test_children_beside_one_another_start_together(tmp_path: Path) -> None:
+    """Executors take seconds to import torch: they need not wait for each other."""
+    meet = """
+import time, pathlib
+pathlib.Path({mine!r}).touch()
+while not pathlib.Path({other!r}).exists():
+    time.sleep(0.01)
+"""
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    specs = (
+        child(tmp_path, "first", READY),
+        child(tmp_path, "one", meet.format(mine=one, other=two) + READY),
+        attrs.evolve(child(tmp_path, "two", meet.format(mine=two, other=one) + READY), beside=True),
+    )
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(20):
+            children = await nursery.start(Supervisor(specs).run)
+        assert list(children) == ["first", "one", "two"]
+        nursery.cancel_scope.cancel()
