@@ -1,8 +1,8 @@
 """Supervisor: the lives of a cluster's processes on one machine.
 
-Starts its children in order, each once those before it are ready, or beside them; restarts one that dies, unless
-it dies too often; stops them in reverse order. It knows nothing of what they do. On many machines
-Kubernetes is the supervisor (docs/deployment.md).
+Starts its children in order, each once those before it are ready, or beside them; restarts one that
+dies, unless it dies too often; stops them in reverse order. It knows nothing of what they do. On
+many machines Kubernetes is the supervisor (docs/deployment.md).
 
 A child says that it is ready by one line of JSON on its standard output. Its standard input is its
 lifeline: the supervisor never writes to it, and when it closes, the child must end by itself, so

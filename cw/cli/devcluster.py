@@ -321,7 +321,7 @@ def _lay_out(folder: Path, settings: ClusterSettings) -> str:
 async def _up(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     async with trio.open_nursery() as nursery:
-        await nursery.start(functools.partial(_stop_on_signal, nursery.cancel_scope))
+        await nursery.start(functools.partial(stop_on_signal, nursery.cancel_scope))
         people.print(
             f"starting a controller, {settings.gateways} gateway(s) and {settings.executors} "
             f"{settings.executor.device} executor(s); logs in {args.dir / 'logs'}"
@@ -337,7 +337,7 @@ async def _up(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _stop_on_signal(
+async def stop_on_signal(
     scope: trio.CancelScope, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Cancel on SIGINT or SIGTERM, so that the children are stopped in order."""

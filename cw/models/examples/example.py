@@ -71,6 +71,14 @@ class Example:
         }
 
 
+def compute_with(threads: int) -> None:
+    """Bound torch's threads for one operator in this process, before it computes anything.
+
+    By default it takes every core, which a process beside an executor must leave to it.
+    """
+    torch.set_num_threads(threads)
+
+
 def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     """Build a module with random weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
