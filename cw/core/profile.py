@@ -39,8 +39,8 @@ since a bound too high costs a little throughput and one too low breaks promises
 that the largest of what is kept is again a high quantile."""
 FASTER_RATIO: Final = 0.7
 """Far below: on a CPU the median is commonly three quarters of the 99 % quantile."""
-PREEMPTED_SHARE: Final = 8
-"""A run that was off its processor for more than one part in so many was disturbed."""
+STOLEN_SHARE: Final = 4
+"""At most one part in so many of its running time is believed to be lost in an ordinary run."""
 UNKNOWN_NS: Final = 20 * MS
 """Planned for one sample of a program that was never measured anywhere."""
 LOAD_OVERHEAD_NS: Final = MS
@@ -55,12 +55,11 @@ def device_key(device: DeviceDescription) -> DeviceKey:
 def own_ns(result: ActionResult) -> int:
     """Say how long a batch took by its own doing, for its profile.
 
-    A thread that was taken off its processor says nothing of its model; planning with such times
-    would refuse for minutes what a stall of milliseconds could have broken. What the machine does
-    so often that it shows in the small is left in.
+    What the executor's other threads take away in every run is part of what a batch costs. A run
+    that lost much more than that says nothing of its model, and planning with it would refuse for
+    minutes what a stall of milliseconds could have broken: it counts as if it had lost a quarter.
     """
-    stolen_ns = result.device_ns - result.running_ns
-    return result.running_ns if stolen_ns * PREEMPTED_SHARE > result.device_ns else result.device_ns
+    return min(result.device_ns, result.running_ns + result.running_ns // STOLEN_SHARE)
 
 
 @attrs.define(eq=False)
