@@ -13,12 +13,22 @@ def mlp(tmp_path_factory):
     return MLP.pack(tmp_path_factory.mktemp("archives") / "tiny-mlp")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def emulated(tmp_path_factory, mlp):
+    """Run a cluster for tests that leave it as they found it: see `two_executors`."""
+    yield from two_executors(tmp_path_factory.mktemp("emulated") / "cluster", mlp)
+
+
+@pytest.fixture(scope="module")
+def shaken(tmp_path_factory, mlp):
+    """Run a cluster for tests that kill its processes: see `two_executors`."""
+    yield from two_executors(tmp_path_factory.mktemp("shaken") / "cluster", mlp)
+
+
+def two_executors(folder, archive):
     """Run two emulated executors, 2 ms for every batch, with `tiny-mlp` ready."""
-    folder = tmp_path_factory.mktemp("emulated") / "cluster"
     with running(folder, "--device", "emulated", "--profile", "fixed-2ms") as cluster:
-        added = cluster.cw("model", "add", "--allow-program", mlp.folder)
+        added = cluster.cw("model", "add", "--allow-program", archive.folder)
         assert added.returncode == 0, added.stderr
         yield cluster
 

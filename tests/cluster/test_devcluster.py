@@ -99,7 +99,7 @@ def test_a_killed_supervisor_leaves_no_process_and_no_lock(tmp_path):
     with running(tmp_path / "c", *EMULATED) as cluster:
         cluster.process.kill()
         cluster.process.wait()
-        wait_until(lambda: not processes_of(cluster.folder), what="all children gone")
+        wait_until(lambda: not processes_of(cluster.folder), seconds=10, what="all children gone")
     with running(tmp_path / "c", *EMULATED) as cluster:
         assert len(cluster.pids) == 4
 

@@ -54,14 +54,14 @@ async def burst(cluster, count=400, slo="400ms"):
     return answers
 
 
-async def test_a_killed_executor_costs_its_own_requests_at_most(emulated):
+async def test_a_killed_executor_costs_its_own_requests_at_most(shaken):
     """Half the cluster dies under load: the rest goes on, and it comes back by itself."""
-    await serving(emulated)
-    before = emulated.pids
+    await serving(shaken)
+    before = shaken.pids
     sent = await load_with(
-        emulated,
+        shaken,
         plan(4 * RATE, per_second=RATE),
-        lambda: emulated.send_signal("executor-0", signal.SIGKILL),
+        lambda: shaken.send_signal("executor-0", signal.SIGKILL),
         at_s=1,
     )
 
@@ -69,29 +69,29 @@ async def test_a_killed_executor_costs_its_own_requests_at_most(emulated):
     # At most what one executor has in its pipe: 10 ms of work, in batches of four.
     assert ends(sent)["broken", "executorLost"] <= 20
     assert kept_after(sent, 1.5) > 0.95
-    await serving(emulated)
-    assert emulated.pids["executor-0"] != before.pop("executor-0")
-    assert {name: emulated.pids[name] for name in before} == before
+    await serving(shaken)
+    assert shaken.pids["executor-0"] != before.pop("executor-0")
+    assert {name: shaken.pids[name] for name in before} == before
 
 
-async def test_a_restarted_executor_takes_its_share(emulated):
+async def test_a_restarted_executor_takes_its_share(shaken):
     """Back, without an operator, means that requests run on it."""
-    emulated.send_signal("executor-1", signal.SIGKILL)
-    wait_until(lambda: "executor-1" in emulated.pids, what="executor-1 restarted")
+    shaken.send_signal("executor-1", signal.SIGKILL)
+    wait_until(lambda: "executor-1" in shaken.pids, what="executor-1 restarted")
     await trio.sleep(0.2)
-    await serving(emulated)
-    ran = served_by(emulated, "executor-1")
+    await serving(shaken)
+    ran = served_by(shaken, "executor-1")
     for _ in range(5):
-        await burst(emulated)
+        await burst(shaken)
     await trio.sleep(0.6)  # Telemetry is written four times a second.
 
-    assert served_by(emulated, "executor-1") > ran
+    assert served_by(shaken, "executor-1") > ran
 
 
-async def test_a_stopped_executor_counts_as_lost(emulated):
+async def test_a_stopped_executor_counts_as_lost(shaken):
     """It keeps its sockets, so only its silence tells; its requests must not wait for it."""
-    await serving(emulated)
-    stopped = emulated.pids["executor-0"]
+    await serving(shaken)
+    stopped = shaken.pids["executor-0"]
 
     def stop_and_go():
         os.kill(stopped, signal.SIGSTOP)
@@ -100,21 +100,21 @@ async def test_a_stopped_executor_counts_as_lost(emulated):
 
     try:
         sent = await load_with(
-            emulated, plan(5 * RATE, per_second=RATE), stop_and_go, at_s=1, slo_ns=2500 * MS
+            shaken, plan(5 * RATE, per_second=RATE), stop_and_go, at_s=1, slo_ns=2500 * MS
         )
     finally:
         os.kill(stopped, signal.SIGCONT)
 
     # Its silence is noticed within a second, and then all its requests have time for another try.
     assert ends(sent) == {("kept", ""): len(sent)}
-    await serving(emulated)
-    assert emulated.pids["executor-0"] == stopped
+    await serving(shaken)
+    assert shaken.pids["executor-0"] == stopped
 
 
-async def test_a_killed_gateway_is_known_at_once_and_replaced(emulated):
+async def test_a_killed_gateway_is_known_at_once_and_replaced(shaken):
     """Clients redial the same address; those that wait must not wait for the deadline."""
-    await serving(emulated)
-    others = {name: pid for name, pid in emulated.pids.items() if name != "gateway-0"}
+    await serving(shaken)
+    others = {name: pid for name, pid in shaken.pids.items() if name != "gateway-0"}
     lost = []
 
     async def wait_for_nothing(client):
@@ -123,33 +123,33 @@ async def test_a_killed_gateway_is_known_at_once_and_replaced(emulated):
                 await client.infer("tiny-mlp", FEATURES, slo="100s")
         lost.append(time.monotonic())
 
-    async with connect(emulated.address) as client:
+    async with connect(shaken.address) as client:
         with trio.fail_after(GENEROUS_S):
             async with trio.open_nursery() as nursery:
                 for _ in range(20):
                     nursery.start_soon(wait_for_nothing, client)
                 await trio.sleep(0.3)
                 killed = time.monotonic()
-                emulated.send_signal("gateway-0", signal.SIGKILL)
+                shaken.send_signal("gateway-0", signal.SIGKILL)
     assert len(lost) == 20
     assert max(lost) - killed < 5
 
     # The listening socket outlived it: this waits in its backlog until the next one serves.
     with trio.fail_after(GENEROUS_S):
-        async with connect(emulated.address) as client:
+        async with connect(shaken.address) as client:
             result = await client.infer("tiny-mlp", FEATURES, slo="1s")
     assert result.unwrap()["scores"].tolist() == FEATURES["features"][:3].tolist()
-    assert {name: emulated.pids[name] for name in others} == others
+    assert {name: shaken.pids[name] for name in others} == others
 
 
-async def test_a_killed_controller_loses_no_request(emulated):
+async def test_a_killed_controller_loses_no_request(shaken):
     """The single decider dies under load: its state is soft, and the gateway has it all."""
-    await serving(emulated)
-    others = {name: pid for name, pid in emulated.pids.items() if name != "controller"}
+    await serving(shaken)
+    others = {name: pid for name, pid in shaken.pids.items() if name != "controller"}
     sent = await load_with(
-        emulated,
+        shaken,
         plan(6 * RATE, per_second=RATE),
-        lambda: emulated.send_signal("controller", signal.SIGKILL),
+        lambda: shaken.send_signal("controller", signal.SIGKILL),
         at_s=1,
         slo_ns=2 * SECOND,
     )
@@ -158,28 +158,28 @@ async def test_a_killed_controller_loses_no_request(emulated):
     assert set(ends(sent)) <= known, ends(sent)
     assert all(entry.end is End.KEPT for entry in sent if entry.planned.at_ns < 0.9 * SECOND)
     assert kept_after(sent, 4) > 0.95
-    await serving(emulated)
-    assert {name: emulated.pids[name] for name in others} == others
+    await serving(shaken)
+    assert {name: shaken.pids[name] for name in others} == others
 
 
-async def test_everything_but_the_gateway_dies_at_once(emulated):
+async def test_everything_but_the_gateway_dies_at_once(shaken):
     """A power dip on the other machines: all come back, and each request still has an answer."""
-    await serving(emulated)
+    await serving(shaken)
     victims = ("controller", "executor-0", "executor-1")
 
     def massacre():
-        pids = emulated.pids
+        pids = shaken.pids
         for name in victims:
             os.kill(pids[name], signal.SIGKILL)
 
     requests = plan(6 * RATE, per_second=RATE)
-    sent = await load_with(emulated, requests, massacre, at_s=1, slo_ns=100 * MS)
+    sent = await load_with(shaken, requests, massacre, at_s=1, slo_ns=100 * MS)
 
     wrong = {key for key in ends(sent) if key[0] == "failed"}
     assert not wrong, ends(sent)
-    took_s = await serving(emulated)
+    took_s = await serving(shaken)
     assert took_s < 10
-    async with connect(emulated.address) as client:
+    async with connect(shaken.address) as client:
         again = await run_open_loop(
             client, plan(100, per_second=100), slo_ns=SECOND, keep_results=True
         )
@@ -187,13 +187,13 @@ async def test_everything_but_the_gateway_dies_at_once(emulated):
     assert ends(again) == {("kept", ""): 100}
 
 
-async def test_a_client_that_vanishes_takes_its_requests_along(emulated):
+async def test_a_client_that_vanishes_takes_its_requests_along(shaken):
     """Nobody may wait behind the work of callers who are gone."""
-    await serving(emulated)
-    async with connect(emulated.address) as watcher:
+    await serving(shaken)
+    async with connect(shaken.address) as watcher:
         before = (await watcher.status()).ledger
         async with trio.open_nursery() as nursery:
-            async with connect(emulated.address) as client:
+            async with connect(shaken.address) as client:
                 for _ in range(1500):
                     nursery.start_soon(_ignore_the_end, client)
                 with trio.fail_after(GENEROUS_S):
