@@ -24,12 +24,15 @@ CLUSTER_FILE: Final = "cluster.json"
 ADMIN_KEY_FILE: Final = "admin.key"
 
 _WIDTH_UNKNOWN: Final = 120
-"""Columns where stderr is no terminal: wide enough for every table, narrow enough for a log."""
+"""Columns where there is no terminal: wide enough for every table, narrow enough for a log."""
 
 people: Final = Console(
     stderr=True, highlight=False, width=None if sys.stderr.isatty() else _WIDTH_UNKNOWN
 )
-"""For tables, progress and remarks; stdout is for results."""
+"""For progress and remarks, and for tables beside JSON; stdout is for results."""
+
+results: Final = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_UNKNOWN)
+"""For tables that are the result: what `cw status | less` shows."""
 
 
 def say(text: str) -> None:

@@ -8,6 +8,7 @@ Examples:
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from cw.cli.common import (
     find_cluster,
     people,
     print_json,
+    results,
 )
 from cw.cli.status import model_json, models_table
 from cw.client import Client
@@ -44,6 +46,8 @@ _CHUNK_BYTES = 4 * MiB
 _UPLOADS_MAX = 4
 """Models added side by side: enough to keep the store busy while executors prepare."""
 _POLL_S = 0.05
+_PATIENCE_S = 2.0
+"""Then it is worth a remark that nothing can happen."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +101,7 @@ async def _list(args: argparse.Namespace) -> None:
     if args.json:
         print_json({"models": [model_json(model) for model in models]})
     else:
-        people.print(models_table(models))
+        results.print(models_table(models))
 
 
 async def _show(args: argparse.Namespace) -> None:
@@ -106,7 +110,7 @@ async def _show(args: argparse.Namespace) -> None:
     if args.json:
         print_json(model_json(model))
     else:
-        people.print(models_table((model,)))
+        results.print(models_table((model,)))
 
 
 async def _remove(args: argparse.Namespace) -> None:
@@ -134,7 +138,7 @@ async def _add(args: argparse.Namespace) -> None:
     if args.json:
         print_json({"models": [model_json(model) for model in added]})
     elif not args.no_wait:
-        people.print(models_table(tuple(added)))
+        results.print(models_table(tuple(added)))
 
 
 @attrs.define(eq=False)
@@ -208,6 +212,7 @@ async def _add_one(adding: _Adding, folder: Path) -> None:
             await upload.discard()
         raise
     adding.progress.update(bar, description=f"  {spec.name}: profiling", total=None, completed=0)
+    patience = trio.current_time() + _PATIENCE_S
     while True:
         status = await adding.client.model(spec.name)
         adding.progress.update(bar, completed=status.steps_done, total=status.steps_total or None)
@@ -215,6 +220,10 @@ async def _add_one(adding: _Adding, folder: Path) -> None:
             raise ConfigError(f"{spec.name} could not be prepared: {status.detail}")
         if status.state is ModelState.READY or not adding.wait:
             break
+        if trio.current_time() > patience:
+            patience = math.inf
+            if not (await adding.client.status()).executors:
+                people.print(f"{spec.name} waits for an executor: none is alive")
         await trio.sleep(_POLL_S)
     adding.progress.remove_task(bar)
     adding.added[folder] = status

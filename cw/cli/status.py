@@ -6,8 +6,8 @@ from typing import Any
 import trio
 from rich.table import Table
 
-from cw.cli.common import add_connection, as_json, connected, find_cluster, people, print_json
-from cw.messages import ClusterStatus, ModelStatus
+from cw.cli.common import add_connection, as_json, connected, find_cluster, print_json, results
+from cw.messages import ClusterStatus, ExecutorStatus, ModelStatus
 from cw.units import PAGE_BYTES, format_bytes, format_ms
 
 _MODELS_SHOWN = 40
@@ -48,7 +48,7 @@ def to_json(status: ClusterStatus) -> dict[str, Any]:
                 "resident": list(executor.resident),
                 "utilisation": round(executor.utilisation, 4),
             }
-            for executor in status.executors
+            for executor in _by_name(status)
         ],
         "models": [model_json(model) for model in status.models],
         "queued": status.queued,
@@ -84,7 +84,7 @@ def show(status: ClusterStatus) -> None:
     executors = Table(title=f"executors (epoch {status.epoch})", title_justify="left")
     for heading in ("id", "name", "state", "device", "pages free", "busy", "resident"):
         executors.add_column(heading)
-    for executor in status.executors:
+    for executor in _by_name(status):
         executors.add_row(
             str(executor.executor_id),
             executor.name,
@@ -95,10 +95,10 @@ def show(status: ClusterStatus) -> None:
             f"{executor.utilisation:.0%}",
             _some(executor.resident, 4),
         )
-    people.print(executors)
-    people.print(models_table(status.models))
+    results.print(executors)
+    results.print(models_table(status.models))
     ledger = status.ledger
-    people.print(
+    results.print(
         f"requests {ledger.requests}: kept {ledger.kept}, "
         f"refused {_reasons(ledger.refused)}, broken {_reasons(ledger.broken)}, "
         f"failed {_reasons(ledger.failed)}; waiting now: {status.queued}"
@@ -110,7 +110,7 @@ def models_table(models: tuple[ModelStatus, ...]) -> Table:
     table = Table(title="models", title_justify="left")
     for heading in ("name", "state", "weights", "LOAD", "planned per batch size"):
         table.add_column(heading)
-    for model in models[:_MODELS_SHOWN]:
+    for model in sorted(models, key=lambda model: model.spec.name)[:_MODELS_SHOWN]:
         state = model.state.value
         if model.steps_done < model.steps_total and model.detail == "":
             state += f" {model.steps_done}/{model.steps_total}"
@@ -124,6 +124,11 @@ def models_table(models: tuple[ModelStatus, ...]) -> Table:
     if len(models) > _MODELS_SHOWN:
         table.caption = f"and {len(models) - _MODELS_SHOWN} more (--json has them all)"
     return table
+
+
+def _by_name(status: ClusterStatus) -> list[ExecutorStatus]:
+    """List the executors; their ids are in the order in which they came."""
+    return sorted(status.executors, key=lambda executor: executor.name)
 
 
 def _some(names: tuple[str, ...], count: int) -> str:

@@ -210,10 +210,19 @@ def test_status_shows_the_cluster(emulated):
     told = json.loads(scripts.stdout)
 
     assert people.returncode == scripts.returncode == 0
-    assert people.stdout == ""
-    assert "executor-1" in people.stderr
+    assert people.stderr == ""
+    assert people.stdout.index("executor-0") < people.stdout.index("executor-1")
     assert [executor["state"] for executor in told["executors"]] == ["serving", "serving"]
     assert [model["name"] for model in told["models"]] == ["tiny-mlp"]
+
+
+def test_a_model_without_executors_says_what_it_waits_for(tmp_path, mlp):
+    """It would otherwise look like a very slow one."""
+    with running(tmp_path / "c", "--executors", 0) as cluster:
+        with pytest.raises(subprocess.TimeoutExpired) as caught:
+            cluster.cw("model", "add", "--allow-program", mlp.folder, timeout=5)
+
+    assert b"tiny-mlp waits for an executor: none is alive" in caught.value.stderr
 
 
 def test_models_survive_the_whole_cluster(tmp_path, mlp):
