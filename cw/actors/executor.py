@@ -311,15 +311,25 @@ class ExecutorActor:
     # --- the lanes' host ---
 
     def action_ended(self, queued: Queued, ended: Ended) -> None:
-        """Wake the gateways' calls, tell the controller, let the other lane look again."""
-        if queued.key is not None:
-            self.data_port.wake((queued.key,))
+        """Let the lanes go on, then wake the gateways' calls and tell the controller.
+
+        Telling takes as long as a few operators of a network. After a batch it waits until the lane
+        has begun its next action, which then runs meanwhile: one turn of the event loop.
+        """
         self._weights.residency.finish(model_of(queued.action), queued.turn)
-        result = result_of(queued, ended)
-        queued.link.report(result)
         self._action_ended.unpark_all()
         for lane in self._lanes:
             lane.poke()
+        if ended.outcome is Outcome.OK and queued.key is not None:
+            trio.lowlevel.current_trio_token().run_sync_soon(self._tell, queued, ended)
+        else:
+            self._tell(queued, ended)
+
+    def _tell(self, queued: Queued, ended: Ended) -> None:
+        if queued.key is not None:
+            self.data_port.wake((queued.key,))
+        result = result_of(queued, ended)
+        queued.link.report(result)
         if self._telemetry is not None:
             self._telemetry.record(record_of(queued, result))
 

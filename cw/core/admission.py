@@ -102,6 +102,13 @@ def cold_ready_ns(books: Books, place: Place, now_ns: int) -> int:
     return max(executor.load_start_ns(now_ns) + load_ns, executor.start_ns(now_ns))
 
 
+def note_missed(books: Books, model: ModelBooks, now_ns: int) -> None:
+    """Remember that a model was refused for being cold; wake those that could load it."""
+    books.missed[model.model_id] = now_ns
+    for place in list(model.places.values())[:PLACES_LOOKED_AT]:
+        books.dirty[place.executor.executor_id] = place.executor
+
+
 def hopeless(books: Books, request: Request, now_ns: int) -> Refusal | None:
     """Refuse what cannot be done in time even if nothing else were asked.
 
@@ -139,6 +146,7 @@ def refusal_for(books: Books, request: Request, end_ns: int | None, now_ns: int)
         reason, why = RefusalReason.DEADLINE_TOO_SHORT, "even on an idle device"
     elif not model.serving:
         reason, why = RefusalReason.COLD, "its weights are not on a device"
+        note_missed(books, model, now_ns)
     else:
         reason, why = RefusalReason.OVERLOAD, "the devices are full of promises"
     return Refusal(

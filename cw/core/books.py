@@ -232,6 +232,8 @@ class Books:
     """Models of which requests were refused in this step by what their estimates say."""
     leaving: dict[ModelId, ModelBooks] = attrs.field(factory=dict)
     """Removed models to be forgotten in this step if nothing of them is left."""
+    missed: dict[ModelId, int] = attrs.field(factory=dict)
+    """Models of which a request was refused for being cold, and when last."""
     short: dict[ModelId, int] = attrs.field(factory=dict)
     """Models that could not be fitted on the executors that serve them, and when last."""
 

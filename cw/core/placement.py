@@ -6,6 +6,9 @@ is how a loader collapses under overload (36 requests/s in place of 150 in simul
 is worth another replica when its executors turn requests away and another has room. Pages are freed
 least popular first, never of a model with promised or running work.
 
+A model that was refused because it is cold is loaded for the next who ask, where its LOAD is in
+nobody's way and those that make room for it are asked for less.
+
 Knows nothing of how batches are planned. Neighbours: policies ask; `dispatch.py` carries out.
 """
 
@@ -25,6 +28,11 @@ SHORT_NS: Final = 10 * MS
 """How long ago a model must have been turned away at most, to want one."""
 QUEUE_BONUS: Final = 5.0
 """A model that is waited for stays: as if it had been used e^5 times as much."""
+MISSED_NS: Final = 1000 * MS
+"""How long after a refusal for being cold a model is still worth loading for others to come."""
+MISSED_GAIN: Final = 0.5
+"""By how much more (as a logarithm) it must be asked for than what it would push out: pages that
+change hands at every request serve nobody."""
 BUSY_RATIO: Final = 0.6
 """A replica goes to an executor with less than this share of the others' backlog."""
 MODELS_LOOKED_AT: Final = 256
@@ -45,9 +53,13 @@ def next_load(books: Books, executor: ExecutorBooks, *, now_ns: int) -> Place | 
     """Choose whose weights an executor should load now, if anyone's."""
     start_ns = executor.load_start_ns(now_ns)
     lead_ns = max(LOAD_AHEAD_NS, executor.pipe.delay_ns)
-    if start_ns > now_ns + lead_ns or not (books.waiting or books.short):
+    if start_ns > now_ns + lead_ns or not (books.waiting or books.short or books.missed):
         return None
-    place = _most_wanted(books, executor, now_ns) or _replica(books, executor, now_ns)
+    place = (
+        _most_wanted(books, executor, now_ns)
+        or _replica(books, executor, now_ns)
+        or _missed(books, executor, now_ns)
+    )
     if place is None or not can_load(books, place, now_ns):
         return None
     return place
@@ -130,6 +142,33 @@ def _replica(books: Books, executor: ExecutorBooks, now_ns: int) -> Place | None
             del books.short[model_id]
             return place
     return None
+
+
+def _missed(books: Books, executor: ExecutorBooks, now_ns: int) -> Place | None:
+    """Find the most popular model that was refused for being cold, if it deserves its pages.
+
+    No request waits for it: each had too little time for the LOAD. Without this it would stay cold
+    for as long as all who ask are in such a hurry.
+    """
+    best: Place | None = None
+    for model_id, noted_ns in list(books.missed.items()):
+        model = books.models.get(model_id)
+        if model is None or model.serving or now_ns - noted_ns > MISSED_NS:
+            del books.missed[model_id]
+            continue
+        place = executor.places.get(model_id)
+        if place is None or place.stage is not Stage.READY:
+            continue
+        if best is None or model.popularity.key > best.model.popularity.key:
+            best = place
+    if best is None:
+        return None
+    least_key = best.model.popularity.key - MISSED_GAIN
+    victims = choose_victims(books, best)
+    if victims is None:
+        return None
+    pushed_out = [books.models[victim] for victim in victims if victim in books.models]
+    return best if all(model.popularity.key <= least_key for model in pushed_out) else None
 
 
 def _backlog_ns(executor: ExecutorBooks, now_ns: int) -> int:

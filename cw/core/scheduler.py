@@ -264,7 +264,7 @@ class Scheduler:
         look_ns = None
         if executor.bring_up:
             look_ns = self.registrar.advance(executor, now_ns=now_ns)
-        if self.books.waiting or self.books.short:
+        if self.books.waiting or self.books.short or self.books.missed:
             self._load(executor, now_ns)
         self._set_wake(executor, look_ns, now_ns)
 

@@ -91,3 +91,24 @@ def test_on_a_shared_lane_a_load_waits_for_promises():
     assert orders(world, m.Load)
     assert world.outcomes.kept > 100
     assert world.outcomes.broken_promises == 0
+
+
+def test_what_is_refused_for_being_cold_is_loaded_for_the_next():
+    """When nobody has time to wait for a LOAD, a loader that only saves leaves all models cold."""
+    world = World(models=15, pages=200, image_bytes=102_000_000, durations_ms=V100_MS)
+    world.register()
+    arrivals = world.offer(200, 3, 10 * MS)  # a LOAD takes 8.3 ms and the first batch 2.6
+
+    assert world.outcomes.kept > 0.9 * len(arrivals)
+    assert world.outcomes.broken_promises == 0
+
+
+def test_missed_models_do_not_push_each_other_out():
+    """Pages that change hands at every refusal serve nobody."""
+    world = World(models=40, pages=70, image_bytes=102_000_000, durations_ms=V100_MS)
+    world.register()
+    world.commands.clear()
+    world.offer(200, 4, 10 * MS, weights=zipf(40, 1.2))
+
+    assert len(orders(world, m.Load)) < 150  # the bus could carry 480
+    assert world.outcomes.kept > 300
