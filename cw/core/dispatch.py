@@ -102,7 +102,10 @@ class Dispatcher:
             ),
         )
         work = Work(place, requests=list(riders), device_ns=device_ns)
-        committed = self._commit(executor, executor.infer, action, busy_ns, work, now_ns)
+        likely_ns = batch.costs.typical_by_count[count] + busy_ns - device_ns
+        committed = self._commit(
+            executor, executor.infer, action, busy_ns, work, now_ns, likely_ns=likely_ns
+        )
         self._assign(committed, action, riders, now_ns)
 
     def _assign(
@@ -204,6 +207,7 @@ class Dispatcher:
         busy_ns: int,
         work: Work,
         now_ns: int,
+        likely_ns: int = 0,
     ) -> Committed[Work]:
         ready_ns = now_ns + executor.pipe.delay_ns
         free_ns = lane.free_ns(now_ns=now_ns, return_ns=executor.pipe.return_ns)
@@ -217,6 +221,7 @@ class Dispatcher:
             busy_ns=busy_ns,
             latest_ns=action.window.latest_ns,
             cargo=work,
+            likely_ns=likely_ns,
         )
         lane.commit(committed)
         executor.plan.changed()

@@ -13,6 +13,7 @@ Knows nothing of gateways, LOADs or commands. Neighbours: `policies/default.py` 
 Source: design/0005.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 import attrs
@@ -70,6 +71,34 @@ class Fit:
 
 
 @attrs.define(eq=False)
+class Chain:
+    """Batches that run one after the other, and a bound on when the last of them ends.
+
+    The bound on one batch is its estimate, a high quantile. The bound on a chain is not their sum:
+    for all of them to run that long at once is out of proportion rarer. Their typical durations add
+    up; what the estimates lie above those adds up as the root of the sum of squares, as for
+    independent errors.
+    """
+
+    typical_end_ns: int
+    _excess_squared: int = 0
+
+    @property
+    def end_ns(self) -> int:
+        """The bound."""
+        return self.typical_end_ns + math.isqrt(self._excess_squared)
+
+    def run(self, costs: CostTable, count: int, release_ns: int, overhead_ns: int) -> int:
+        """Append a batch of `count` that starts at `release_ns` at the earliest; say its bound."""
+        if release_ns > self.end_ns:
+            self.typical_end_ns, self._excess_squared = release_ns, 0
+        typical_ns = costs.typical_by_count[count]
+        self.typical_end_ns += typical_ns + overhead_ns
+        self._excess_squared += (costs.by_count[count] - typical_ns) ** 2
+        return self.end_ns
+
+
+@attrs.define(eq=False)
 class ExecutorPlan:
     """The promised batches of one executor. All durations and instants in ns."""
 
@@ -97,15 +126,13 @@ class ExecutorPlan:
         if start_ns == self._walked_from:
             return
         self._walked_from = start_ns
-        end_ns = expected_ns = start_ns
+        certain, expected = Chain(start_ns), Chain(start_ns)
         finishes: list[int] = []
         expected_finishes: list[int] = []
         for batch in self.batches:
-            count, by_count = len(batch.requests), batch.costs.by_count
-            release_ns = batch.release_ns
-            end_ns = max(end_ns, release_ns) + by_count[count] + overhead_ns
-            finishes.append(end_ns)
-            expected_ns = max(expected_ns, release_ns)
+            count, release_ns = len(batch.requests), batch.release_ns
+            finishes.append(certain.run(batch.costs, count, release_ns, overhead_ns))
+            expected_ns = max(expected.end_ns, release_ns)
             place = batch.place
             if batch is place.batches[0]:
                 place.growing_until_ns = now_ns
@@ -114,8 +141,7 @@ class ExecutorPlan:
                 growth_ns = expected_ns - place.growing_until_ns
                 count = min(batch.costs.largest, count + place.expected_arrivals(growth_ns))
                 place.growing_until_ns = max(place.growing_until_ns, expected_ns)
-            expected_ns += by_count[count] + overhead_ns
-            expected_finishes.append(expected_ns)
+            expected_finishes.append(expected.run(batch.costs, count, release_ns, overhead_ns))
         self.finishes, self.expected_finishes = finishes, expected_finishes
         self.spare = self._spare(finishes)
         self.expected_spare = self._spare(expected_finishes)

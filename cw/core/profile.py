@@ -39,6 +39,10 @@ since a bound too high costs a little throughput and one too low breaks promises
 that the largest of what is kept is again a high quantile."""
 FASTER_RATIO: Final = 0.7
 """Far below: on a CPU the median is commonly three quarters of the 99 % quantile."""
+TYPICAL_QUANTILE: Final = 0.75
+"""Above the middle, since slow runs come in rows."""
+TYPICAL_PLAY: Final = 50
+"""The typical duration moves when it is off by more than one part in so many."""
 STOLEN_SHARE: Final = 4
 """At most one part in so many of its running time is believed to be lost in an ordinary run."""
 UNKNOWN_NS: Final = 20 * MS
@@ -73,6 +77,9 @@ class DurationWindow:
     _above: int = 0
     _below: int = 0
     estimate_ns: int = 0
+    typical_ns: int = 0
+    """What most runs stay under: what many of them in a row take each. Follows with a little play,
+    so that it does not move at every measurement."""
 
     def __len__(self) -> int:
         """Count the measurements remembered."""
@@ -85,7 +92,7 @@ class DurationWindow:
 
     def add(self, duration_ns: int) -> bool:
         """Learn one measurement; say whether the estimate moved."""
-        before_ns = self.estimate_ns
+        before_ns, typical_before_ns = self.estimate_ns, self.typical_ns
         if len(self._recent) == self.size:
             oldest = self._recent.popleft()
             del self._ordered[bisect_left(self._ordered, oldest)]
@@ -93,7 +100,10 @@ class DurationWindow:
         insort(self._ordered, duration_ns)
         self._watch_for_change(duration_ns, before_ns)
         self.estimate_ns = self._bound_ns()
-        return self.estimate_ns != before_ns
+        typical_ns = min(self.at(TYPICAL_QUANTILE), self.estimate_ns)
+        if abs(typical_ns - typical_before_ns) * TYPICAL_PLAY > typical_ns:
+            self.typical_ns = typical_ns
+        return self.estimate_ns != before_ns or self.typical_ns != typical_before_ns
 
     def correct(self, durations_ns: list[int]) -> bool:
         """Learn measurements made in doubt: if all are far below the estimate, it was stale.
@@ -106,7 +116,7 @@ class DurationWindow:
             self._recent.clear()
             self._ordered.clear()
             self._above = self._below = 0
-            self.estimate_ns = 0
+            self.estimate_ns = self.typical_ns = 0
         for duration_ns in durations_ns:
             self.add(duration_ns)
         return self.estimate_ns != before_ns
@@ -162,6 +172,8 @@ class CostTable:
     windows: dict[int, DurationWindow]
     by_count: list[int] = attrs.field(factory=list)
     """Index n: the estimate (ns) of a batch of n requests, padded up. Index 0 is 0."""
+    typical_by_count: list[int] = attrs.field(factory=list)
+    """Index n: what such a batch takes when it is one of many; never above `by_count`."""
     size_for: list[int] = attrs.field(factory=list)
     """Index n: the captured size that runs n requests."""
 
@@ -206,14 +218,15 @@ class CostTable:
     def refresh(self) -> None:
         """Bring the table in step with its windows, after an estimate moved."""
         costs = self._cost_per_size()
-        by_count, size_for = [0], [0]
+        by_count, typical_by_count, size_for = [0], [0], [0]
         for count in range(1, self.largest + 1):
             fitting = [size for size in self.batch_sizes if size >= count]
             # Padding further up is right when the larger size happens to be measured faster.
             best = min(fitting, key=lambda size: (costs[size], size))
             by_count.append(costs[best])
+            typical_by_count.append(min(costs[best], self.windows[best].typical_ns or costs[best]))
             size_for.append(best)
-        self.by_count, self.size_for = by_count, size_for
+        self.by_count, self.typical_by_count, self.size_for = by_count, typical_by_count, size_for
 
     def _cost_per_size(self) -> dict[int, int]:
         measured = {size: self.windows[size].estimate_ns for size in self.batch_sizes}

@@ -276,7 +276,8 @@ class Scheduler:
             self.policy.reconsider(executor, now_ns=now_ns)
 
     def _lane_is_due(self, executor: ExecutorBooks, now_ns: int) -> bool:
-        free_ns = executor.infer.free_ns(now_ns=now_ns, return_ns=executor.pipe.return_ns)
+        return_ns = executor.pipe.return_ns
+        free_ns = executor.infer.likely_free_ns(now_ns=now_ns, return_ns=return_ns)
         return free_ns <= now_ns + executor.pipe.lead_ns
 
     def _set_wake(self, executor: ExecutorBooks, look_ns: int | None, now_ns: int) -> None:
@@ -289,7 +290,7 @@ class Scheduler:
         if executor.plan.batches or self.books.waiting:
             lead_ns, return_ns = executor.pipe.lead_ns, executor.pipe.return_ns
             if executor.infer.outstanding:
-                free_ns = executor.infer.free_ns(now_ns=now_ns, return_ns=return_ns)
+                free_ns = executor.infer.likely_free_ns(now_ns=now_ns, return_ns=return_ns)
                 wake_ns = _earlier(wake_ns, free_ns - lead_ns)
             if executor.plan.batches and not self._lane_is_due_soon(executor, now_ns):
                 release_ns = min(batch.release_ns for batch in executor.plan.batches)

@@ -49,6 +49,8 @@ class Committed(Generic[T]):
     """Its window's end."""
     cargo: T
     """What the scheduler wants to find again with the result."""
+    likely_ns: int = 0
+    """How long it will probably hold its lane; `busy_ns` where nothing better is known."""
     predicted_end_ns: int = 0
     """What was predicted when it was sent; `end_ns` moves with what is learnt since."""
     free_ns: int = 0
@@ -56,6 +58,7 @@ class Committed(Generic[T]):
 
     def __attrs_post_init__(self) -> None:
         self.predicted_end_ns = self.end_ns
+        self.likely_ns = self.likely_ns or self.busy_ns
 
     @property
     def end_ns(self) -> int:
@@ -90,6 +93,18 @@ class Lane(Generic[T]):
         last = next(reversed(self.outstanding.values()))
         late_ns = now_ns - return_ns - front.end_ns
         return last.end_ns + late_ns if late_ns > 0 else last.end_ns
+
+    def likely_free_ns(self, *, now_ns: int, return_ns: int = 0) -> int:
+        """Predict when the lane will probably be free: what is to follow must be there by then.
+
+        `free_ns` bounds it, so whoever committed by that would leave the lane idle for what the
+        estimates lie above the truth, again and again. Arguments as there.
+        """
+        end_ns = self.ended_ns
+        for committed in self.outstanding.values():
+            start_ns = max(end_ns, committed.ready_ns)
+            end_ns = max(start_ns + committed.likely_ns, now_ns - return_ns)
+        return end_ns
 
     def commit(self, committed: Committed[T]) -> None:
         """Take an action that was sent just now."""
