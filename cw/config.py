@@ -107,7 +107,7 @@ class ExecutorSettings:
     threads: int = 1
     """Torch's threads on the cpu device. One: a second would be disturbed by the event loop."""
     cores: tuple[int, ...] = ()
-    """Processors that the process is kept on; empty means any."""
+    """Processors that the device's own thread is kept on; empty means any."""
     max_queued_actions: int = 4096
     max_waiting_input_bytes: int = 512 * MiB
     """Inputs that came before their action; more are refused and the gateway asks again."""

@@ -140,7 +140,12 @@ async def gateway(
 
 
 async def executor(
-    around: Surroundings, name: str, controller_address: str, listen: str, ready: Ready
+    around: Surroundings,
+    name: str,
+    controller_address: str,
+    listen: str,
+    device_cores: tuple[int, ...],
+    ready: Ready,
 ) -> None:
     """Run an executor until cancelled.
 
@@ -148,7 +153,9 @@ async def executor(
         DeviceFault: The device broke; whoever started this process starts it again.
     """
     settings = around.settings
-    device = await open_device(settings.executor, seed=zlib.crc32(name.encode()))
+    device = await open_device(
+        attrs.evolve(settings.executor, cores=device_cores), seed=zlib.crc32(name.encode())
+    )
     try:
         async with trio.open_nursery() as nursery:
             actor = ExecutorActor(

@@ -80,7 +80,7 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pin",
         action="store_true",
-        help="give each executor a core of its own and the rest what is left",
+        help="give each executor's device a core of its own, and all else what is left",
     )
 
 
@@ -239,7 +239,7 @@ def _specs(
         specs.append(
             ChildSpec(
                 name=name,
-                argv=argv + _pinned(cores),
+                argv=argv + _pinned(other_cores) + _pinned(cores, "--device-cores"),
                 log_path=logs / f"{name}.log",
                 beside=index > 0,
             )
@@ -268,8 +268,8 @@ def _cores(executors: int) -> tuple[list[str], str]:
     return [str(core) for core in own], ",".join(map(str, others))
 
 
-def _pinned(cores: str) -> tuple[str, ...]:
-    return ("--cores", cores) if cores else ()
+def _pinned(cores: str, option: str = "--cores") -> tuple[str, ...]:
+    return (option, cores) if cores else ()
 
 
 def _listen(port: int) -> socket.socket:

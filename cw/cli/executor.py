@@ -12,6 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="executor")
     parser.add_argument("--controller", required=True, metavar="ADDRESS")
     parser.add_argument(
+        "--device-cores", default="", help="processors for the device's own thread, e.g. 3"
+    )
+    parser.add_argument(
         "--listen", default="tcp:127.0.0.1:0", help="where gateways bring inputs; any free port"
     )
 
@@ -19,9 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     around = compose.surroundings(args.folder)
+    device_cores = compose.parse_cores(args.device_cores) or around.settings.executor.cores
     return compose.role(
         args.name,
-        partial(compose.executor, around, args.name, args.controller, args.listen),
+        partial(compose.executor, around, args.name, args.controller, args.listen, device_cores),
         supervised=args.supervised,
-        cores=compose.parse_cores(args.cores) or around.settings.executor.cores,
+        cores=compose.parse_cores(args.cores),
     )

@@ -1,6 +1,6 @@
 """``tools/devcluster measure``: the figures of the README, measured on this machine.
 
-Three questions, each on a cluster of its own, with the executor on a core of its own and everything
+Three questions, each on a cluster of its own, with the device on a core of its own and everything
 else, the load generator included, on the others:
 
 1. What do gateway, controller and wire add to a request's time on the device?
@@ -94,16 +94,15 @@ async def _cluster(
         connected(cluster.endpoint, "") as client,
     ):
         models = await add_models(client, cluster.endpoint, archives, allow_program=True)
-        with _beside_the_executor(cluster):
+        with _beside_the_device(cluster):
             yield client, models
 
 
 @contextmanager
-def _beside_the_executor(cluster: RunningCluster) -> Iterator[None]:
-    """Keep this process, the load generator, off the executor's core."""
+def _beside_the_device(cluster: RunningCluster) -> Iterator[None]:
+    """Keep this process, the load generator, off the device's core."""
     before = os.sched_getaffinity(0)
-    executor = os.sched_getaffinity(cluster.children["executor-0"].process.pid)
-    os.sched_setaffinity(0, before - executor or before)
+    os.sched_setaffinity(0, os.sched_getaffinity(cluster.children["executor-0"].process.pid))
     try:
         yield
     finally:

@@ -23,7 +23,9 @@ def batches(world):
     return [
         command.action
         for command in world.commands
-        if isinstance(command, SendAction) and isinstance(command.action, m.Infer)
+        if isinstance(command, SendAction)
+        and isinstance(command.action, m.Infer)
+        and command.action.slots  # probes have none
     ]
 
 
