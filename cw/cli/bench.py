@@ -190,7 +190,11 @@ def make_report(
     report = counts(sent) | times(sent, seconds)
     added = [value for entry in sent if (value := added_latency_ns(entry)) is not None]
     report["added_ms"] = quantiles_ms(added, 0.5, 0.99)
-    report["broken_by_cause"] = _difference(before.ledger, after.ledger)
+    causes = _difference(before.ledger, after.ledger)
+    if report["broken"] > sum(causes.values()):
+        # In time by the gateway's clock, and late by ours: on the wire, or in this process.
+        causes["lateAtClient"] = report["broken"] - sum(causes.values())
+    report["broken_by_cause"] = causes
     if not args.closed:
         bound = upper_bound(
             [
