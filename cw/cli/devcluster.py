@@ -227,6 +227,9 @@ def _specs(
     for index in range(settings.executors):
         name = f"executor-{index}"
         cores = executor_cores[index % len(executor_cores)]
+        # Beside the device its event loop takes a tenth of the core; a lone core for everything
+        # else has less than that to spare.
+        loop_cores = other_cores if "," in other_cores else ""
         argv: tuple[str, ...] = (
             *python,
             "executor",
@@ -239,7 +242,7 @@ def _specs(
         specs.append(
             ChildSpec(
                 name=name,
-                argv=argv + _pinned(other_cores) + _pinned(cores, "--device-cores"),
+                argv=argv + _pinned(loop_cores or cores) + _pinned(cores, "--device-cores"),
                 log_path=logs / f"{name}.log",
                 beside=index > 0,
             )

@@ -100,9 +100,9 @@ async def _cluster(
 
 @contextmanager
 def _beside_the_device(cluster: RunningCluster) -> Iterator[None]:
-    """Keep this process, the load generator, off the device's core."""
+    """Keep this process, the load generator, where the gateway is: off the device's core."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, os.sched_getaffinity(cluster.children["executor-0"].process.pid))
+    os.sched_setaffinity(0, os.sched_getaffinity(cluster.children["gateway-0"].process.pid))
     try:
         yield
     finally:
