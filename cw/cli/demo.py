@@ -17,8 +17,8 @@ import numpy as np
 import trio
 from rich.progress import Progress
 
+from cw.cli.cluster import RunningCluster, running_cluster, stop_on_signal
 from cw.cli.common import connected, people, print_json
-from cw.cli.devcluster import RunningCluster, running_cluster, stop_on_signal
 from cw.cli.model import add_models
 from cw.client import Array, Client
 from cw.config import ClusterSettings, ExecutorSettings

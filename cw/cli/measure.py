@@ -23,8 +23,8 @@ import trio
 from rich.table import Table
 
 from cw.cli import bench
+from cw.cli.cluster import RunningCluster, running_cluster
 from cw.cli.common import connected, people, print_json
-from cw.cli.devcluster import RunningCluster, running_cluster
 from cw.cli.model import add_models
 from cw.cli.pack import example
 from cw.client import Client

@@ -1,0 +1,231 @@
+"""One cluster of processes on this machine: what `tools/devcluster` starts, and how.
+
+The folder of a cluster is laid out here as its processes expect it (`compose.Surroundings`). The
+listening sockets of the controller and the gateways are opened here and inherited by whoever serves
+them, so that an address outlives a process and dialling it never fails in between.
+
+Neighbours: `actors/supervisor.py` keeps the processes, `compose.py` is what runs in them.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import attrs
+import trio
+
+from cw.actors.supervisor import Child, ChildSpec, Supervisor
+from cw.cli.common import ADMIN_KEY_FILE, CLUSTER_FILE, Endpoint, people
+from cw.config import ClusterSettings
+from cw.errors import ConfigError
+
+_BACKLOG = 1024
+
+
+@attrs.frozen(kw_only=True)
+class RunningCluster:
+    """A cluster that is up."""
+
+    folder: Path
+    gateways: tuple[str, ...]
+    admin_key: str
+    supervisor: Supervisor
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Its first door, with the administrator's key."""
+        return Endpoint(address=self.gateways[0], admin_key=self.admin_key)
+
+    @property
+    def children(self) -> dict[str, Child]:
+        """Its processes by name: controller, gateway-0, executor-0, ..."""
+        return self.supervisor.children
+
+
+@asynccontextmanager
+async def running_cluster(
+    settings: ClusterSettings, folder: Path, *, port: int = 0, pin: bool = False
+) -> AsyncIterator[RunningCluster]:
+    """Run a cluster's processes for the length of the context.
+
+    Args:
+        settings: Its shape.
+        folder: For the store, logs, key and endpoints; made if need be.
+        port: Of the first gateway; 0 for any free one.
+        pin: Give each executor a core of its own.
+
+    Raises:
+        ChildFailed: A process could not be started, or died too often.
+        ConfigError: The folder is in use by another cluster, or the port is.
+    """
+    async with AsyncExitStack() as stack:
+        stack.callback(os.close, _lock(folder))
+        admin_key = _lay_out(folder, settings)
+        ports = [0, port] + [0] * (settings.gateways - 1)
+        listeners = [_listen(number) for number in ports]
+        for listener in listeners:
+            stack.callback(listener.close)
+        specs = _specs(settings, folder, listeners, pin=pin)
+        supervisor = Supervisor(specs)
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        await nursery.start(supervisor.run)
+        cluster = RunningCluster(
+            folder=folder,
+            gateways=tuple(_address(listener) for listener in listeners[1:]),
+            admin_key=admin_key,
+            supervisor=supervisor,
+        )
+        stack.callback((folder / CLUSTER_FILE).unlink, missing_ok=True)
+        _publish(cluster, settings)
+        try:
+            yield cluster
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+def ready_line(cluster: RunningCluster, settings: ClusterSettings) -> dict[str, object]:
+    """Say what `up --json` prints, and what the `cw` command reads to find the cluster."""
+    return {
+        "gateways": list(cluster.gateways),
+        "http": [],
+        "executors": settings.executors,
+        "pid": os.getpid(),
+    }
+
+
+def _publish(cluster: RunningCluster, settings: ClusterSettings) -> None:
+    """Let the `cw` command find the cluster."""
+    (cluster.folder / CLUSTER_FILE).write_text(json.dumps(ready_line(cluster, settings)))
+
+
+def _specs(
+    settings: ClusterSettings, folder: Path, listeners: list[socket.socket], *, pin: bool
+) -> tuple[ChildSpec, ...]:
+    """Say which processes make the cluster, in the order to start them."""
+    python = (sys.executable, "-m", "cw")
+    shared = ("--folder", str(folder.resolve()), "--supervised")
+    logs = folder / "logs"
+    controller = _address(listeners[0])
+    executor_cores, other_cores = _cores(settings.executors) if pin else ([""] * 64, "")
+    specs = [
+        ChildSpec(
+            name="controller",
+            argv=(
+                *(*python, "controller", "--listen", f"fd:{listeners[0].fileno()}"),
+                *(*shared, *_pinned(other_cores)),
+            ),
+            log_path=logs / "controller.log",
+            pass_fds=(listeners[0].fileno(),),
+        )
+    ]
+    for index in range(settings.executors):
+        name = f"executor-{index}"
+        cores = executor_cores[index % len(executor_cores)]
+        # Beside the device its event loop takes a tenth of the core; a lone core for everything
+        # else has less than that to spare.
+        loop_cores = other_cores if "," in other_cores else ""
+        argv: tuple[str, ...] = (
+            *python,
+            "executor",
+            "--name",
+            name,
+            "--controller",
+            controller,
+            *shared,
+        )
+        specs.append(
+            ChildSpec(
+                name=name,
+                argv=argv + _pinned(loop_cores or cores) + _pinned(cores, "--device-cores"),
+                log_path=logs / f"{name}.log",
+                beside=index > 0,
+            )
+        )
+    for index, listener in enumerate(listeners[1:]):
+        name = f"gateway-{index}"
+        argv = (*python, "gateway", "--name", name, "--controller", controller)
+        argv += ("--listen", f"fd:{listener.fileno()}", *shared)
+        specs.append(
+            ChildSpec(
+                name=name,
+                argv=argv + _pinned(other_cores),
+                log_path=logs / f"{name}.log",
+                pass_fds=(listener.fileno(),),
+                beside=settings.executors > 0 or index > 0,
+            )
+        )
+    return tuple(specs)
+
+
+def _cores(executors: int) -> tuple[list[str], str]:
+    """Share out the cores: the last ones to executors, the first to the rest."""
+    cores = sorted(os.sched_getaffinity(0))
+    own = cores[1:][-max(executors, 1) :] or cores
+    others = [core for core in cores if core not in own] or cores
+    return [str(core) for core in own], ",".join(map(str, others))
+
+
+def _pinned(cores: str, option: str = "--cores") -> tuple[str, ...]:
+    return (option, cores) if cores else ()
+
+
+def _listen(port: int) -> socket.socket:
+    """Open a listening socket that outlives the process that serves it."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError as exc:
+        listener.close()
+        raise ConfigError(f"port {port} can't be had: {exc.strerror}; choose another") from exc
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()
+    return f"tcp:{host}:{port}"
+
+
+def _lock(folder: Path) -> int:
+    """Hold the folder: two clusters on one store would spoil it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(
+            f"a cluster already runs in {folder}; stop it, or choose another folder with --dir"
+        ) from None
+    return descriptor
+
+
+def _lay_out(folder: Path, settings: ClusterSettings) -> str:
+    """Write what the processes find there (`compose.Surroundings`); return the admin's key."""
+    (folder / "settings.json").write_text(json.dumps(attrs.asdict(settings), indent=1))
+    path = folder / ADMIN_KEY_FILE
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(24) + "\n")
+    return path.read_text().strip()
+
+
+async def stop_on_signal(
+    scope: trio.CancelScope, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Cancel on SIGINT or SIGTERM, so that the children are stopped in order."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for _ in signals:
+            people.print("stopping")
+            scope.cancel()
