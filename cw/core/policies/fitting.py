@@ -31,8 +31,8 @@ FULL_RATIO: Final = 0.9
 batches crowd out dense ones. With durations that vary by 5 %, 0.9 gained 2 points of the bound over
 0.8, and 0.95 as much again at the price of the first broken promises."""
 EARLY_RATIO: Final = 0.3
-"""From how full a plan on newcomers wait for company. 0.3-0.7 differ by 1 to 2 points at overload; 1
-(never) costs up to 9."""
+"""From how full a plan on newcomers wait for company. 0.3-0.7 differ by 1 to 2 points at overload;
+1 (never) costs up to 9."""
 PRICE_TOLERANCE: Final = 1.15
 """How much dearer than at best for its model a place may be."""
 REACH_RATIO: Final = 0.9
