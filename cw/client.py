@@ -40,7 +40,7 @@ from cw.messages import (
 )
 from cw.rpc.client import connect_serving
 from cw.rpc.ports import ServingPort, TenantPort
-from cw.units import SECOND, format_ms, parse_duration_ns
+from cw.units import MS, SECOND, format_ms, parse_duration_ns
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -64,6 +64,12 @@ _DATATYPES: Final = {
 
 _SLO_NS_MAX: Final = 2**62
 """What an int64 holds, with room for sums; a gateway allows far less."""
+
+_LEAST_NS: Final = 1 * MS
+"""What a gateway takes for a mistake in units rather than an SLO; less than that is not sent."""
+
+_LOGIN_S: Final = 5
+"""To log in, which asks nobody but the gateway itself."""
 
 _GRACE_NS: Final = 1 * SECOND
 """A gateway answers at the deadline at the latest; one that is silent for this much longer is
@@ -209,6 +215,8 @@ class Client:
             return _too_late(slo_ns, spent_ns)
         left_ns = slo_ns - spent_ns
         left_ns -= self._outside.allowance_ns(left_ns)
+        if left_ns < _LEAST_NS <= slo_ns:
+            return _too_late(slo_ns, slo_ns - left_ns)
         call = InferCall(model=model, inputs=to_tensors(inputs), slo_ns=left_ns)
         answer: Answer | None = None
         with trio.move_on_after((max(call.slo_ns, 0) + _GRACE_NS) / SECOND):
@@ -302,10 +310,19 @@ async def connect(
 
     Raises:
         PeerDisconnected: Nothing answers there.
+        PeerSilent: It accepts connections and then says nothing.
         AccessDenied: The key opens nothing.
     """
     async with connect_serving(address, link or LinkSettings()) as serving:
-        yield Client(serving, await serving.login(key))
+        tenant: TenantPort | None = None
+        with trio.move_on_after(_LOGIN_S):
+            tenant = await serving.login(key)
+        if tenant is None:
+            raise PeerSilent(
+                f"{address} accepts connections but did not answer within {_LOGIN_S} s: "
+                "is it a gateway, and is its process running?"
+            )
+        yield Client(serving, tenant)
 
 
 class BlockingClient:

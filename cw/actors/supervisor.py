@@ -152,9 +152,9 @@ class Supervisor:
             await trio.sleep(self.policy.backoff_ns / SECOND)
             try:
                 restarted = await self._start(spec)
-            except ChildFailed:
+            except ChildFailed as exc:
                 # One more death of the process that `_start` left behind: counted like the rest.
-                logger.exception("restart failed child=%s", spec.name)
+                logger.warning("restart failed: %s", exc)
                 self.children[spec.name].process.kill()
             else:
                 restarted.restarts = child.restarts + 1

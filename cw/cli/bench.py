@@ -43,6 +43,8 @@ from cw.workload.report import added_latency_ns, counts, model_table, quantiles_
 
 _INPUTS_PER_MODEL = 4
 _DEFAULT_RATE_RPS = 100.0
+_REQUESTS_MAX = 5_000_000
+"""More than one load generator could send; each is kept until the report."""
 _SETTLE_S = 0.1
 """Until the last requests' ends have reached the controller's ledger."""
 
@@ -63,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--popularity", default="uniform", help="uniform (default) or zipf:EXPONENT"
     )
     parser.add_argument(
-        "--arrivals", default="poisson", help="poisson (default), constant or trace:FILE"
+        "--arrivals", default="poisson", help="poisson (default), constant, bursts or trace:FILE"
     )
     parser.add_argument(
         "--closed",
@@ -106,8 +108,8 @@ async def measure(
     await trio.sleep(_SETTLE_S)
     after = await client.status()
     # The durations of now, which this very load has taught the profiles.
-    names = {model.spec.name for model in chosen}
-    models = [model for model in after.models if model.spec.name in names]
+    now = {model.spec.name: model for model in after.models}
+    models = [now.get(model.spec.name, model) for model in chosen]  # some may be removed by now
     return make_report(sent, args, models, before, after), sent
 
 
@@ -133,8 +135,13 @@ def choose_models(models: Sequence[ModelStatus], patterns: str) -> list[ModelSta
         names = ", ".join(sorted(model.spec.name for model in models)[:10]) or "none"
         raise ConfigError(f"no model matches {patterns!r}; registered: {names}")
     for model in chosen:
-        if model.state is not ModelState.READY:
-            raise ConfigError(f"{model.spec.name} is {model.state.value}; wait until it is ready")
+        if model.state is ModelState.REGISTERING:
+            raise ConfigError(f"{model.spec.name} is still registering; wait until it is ready")
+        if model.state is ModelState.FAILED:
+            say(f"left out: {model.spec.name} could not be prepared ({model.detail})")
+    chosen = [model for model in chosen if model.state is ModelState.READY]
+    if not chosen:
+        raise ConfigError(f"no model that matches {patterns!r} is ready; see 'cw model list'")
     return sorted(chosen, key=lambda model: model.spec.name)
 
 
@@ -151,6 +158,10 @@ def make_plan(args: argparse.Namespace, models: Sequence[ModelStatus]) -> list[P
             for model, pool in zip(models, pools, strict=True)
         ]
     rate_rps = args.rate
+    if rate_rps is not None and rate_rps * args.seconds > _REQUESTS_MAX:
+        raise ConfigError(
+            f"expected at most {_REQUESTS_MAX} requests, got {rate_rps:g}/s for {args.seconds:g} s"
+        )
     if rate_rps is None and not args.arrivals.startswith("trace:"):
         rate_rps = _DEFAULT_RATE_RPS
     arrivals = draw(
@@ -233,12 +244,16 @@ def show(report: dict[str, Any], sent: Sequence[Sent]) -> None:
         people.print(f"{report['goodput_rps']:.0f} requests/s kept")
     if report["added_ms"]["p50"] is not None:
         people.print(
-            "added to device time and the lane's other work: "
+            "latency beyond the model's own time on the device and its wait for other batches: "
             f"p50 {report['added_ms']['p50']:.2f} ms, p99 {report['added_ms']['p99']:.2f} ms"
         )
     if report["broken"]:
         causes = ", ".join(f"{name} {n}" for name, n in report["broken_by_cause"].items())
-        people.print(f"promises broken: {report['broken']} (the controller's causes: {causes})")
+        people.print(f"promises broken: {report['broken']} (causes: {causes})")
+    for end in ("refused", "failed"):
+        if report[end]:
+            reasons = ", ".join(f"{name} {n}" for name, n in report[end].items())
+            people.print(f"{end}: {reasons}")
     if late is not None and late > 1:
         say(f"remark: the load generator itself was late: p99 {format_ms(round(late * 1e6))}")
 

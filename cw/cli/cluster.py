@@ -220,12 +220,21 @@ def _lay_out(folder: Path, settings: ClusterSettings) -> str:
     return path.read_text().strip()
 
 
-async def stop_on_signal(
-    scope: trio.CancelScope, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Cancel on SIGINT or SIGTERM, so that the children are stopped in order."""
+@asynccontextmanager
+async def stopped_by_signals() -> AsyncIterator[None]:
+    """Cancel the block on SIGINT or SIGTERM, so that what runs in it is stopped in order.
+
+    Further signals meanwhile change nothing: stopping takes two seconds at most.
+    """
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for _ in signals:
-            people.print("stopping")
-            scope.cancel()
+        async with trio.open_nursery() as nursery:
+
+            async def listen() -> None:
+                async for _ in signals:
+                    if not nursery.cancel_scope.cancel_called:
+                        people.print("stopping")
+                        nursery.cancel_scope.cancel()
+
+            nursery.start_soon(listen)
+            yield
+            nursery.cancel_scope.cancel()

@@ -20,6 +20,7 @@ from cw.units import parse_duration_ns, parse_size_bytes
 DEFAULT_FOLDER: Final = Path(".cw") / "dev"
 """Where `tools/devcluster up` keeps its store, logs, key and endpoints, below the checkout."""
 
+_PORT_MAX: Final = 65_535
 CLUSTER_FILE: Final = "cluster.json"
 ADMIN_KEY_FILE: Final = "admin.key"
 
@@ -69,6 +70,13 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
     return value
+
+
+def port(text: str) -> int:
+    """Read a TCP port argument (argparse type); 0 is any free one."""
+    if not text.isdecimal() or int(text) > _PORT_MAX:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to {_PORT_MAX}, got {text!r}")
+    return int(text)
 
 
 def _argument(parse: Callable[[str], int], text: str) -> int:

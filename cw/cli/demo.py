@@ -17,7 +17,7 @@ import numpy as np
 import trio
 from rich.progress import Progress
 
-from cw.cli.cluster import RunningCluster, running_cluster, stop_on_signal
+from cw.cli.cluster import RunningCluster, running_cluster, stopped_by_signals
 from cw.cli.common import connected, people, print_json
 from cw.cli.model import add_models
 from cw.client import Array, Client
@@ -96,12 +96,9 @@ def demo(args: argparse.Namespace) -> int:
 
 async def _until_stopped(folder: Path, seconds: float) -> dict[str, Any] | None:
     """Run the demo; None if a signal ended it."""
-    report = None
-    async with trio.open_nursery() as nursery:
-        await nursery.start(stop_on_signal, nursery.cancel_scope)
-        report = await _demo(folder, seconds)
-        nursery.cancel_scope.cancel()
-    return report
+    async with stopped_by_signals():
+        return await _demo(folder, seconds)
+    return None
 
 
 async def _demo(folder: Path, seconds: float) -> dict[str, Any]:

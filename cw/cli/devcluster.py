@@ -9,7 +9,6 @@ Examples:
 """
 
 import argparse
-import functools
 import math
 from pathlib import Path
 
@@ -17,8 +16,8 @@ import attrs
 import trio
 
 from cw.cli import status
-from cw.cli.cluster import ready_line, running_cluster, stop_on_signal
-from cw.cli.common import DEFAULT_FOLDER, people, positive, print_json, size_bytes
+from cw.cli.cluster import ready_line, running_cluster, stopped_by_signals
+from cw.cli.common import DEFAULT_FOLDER, people, port, positive, print_json, size_bytes
 from cw.config import ClusterSettings, load_settings
 from cw.errors import ConfigError
 
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_FOLDER,
         help=f"store, logs, key and endpoints; default {DEFAULT_FOLDER}",
     )
-    up.add_argument("--port", type=int, default=0, help="of the first gateway; default: any free")
+    up.add_argument("--port", type=port, default=0, help="of the first gateway; default: any free")
     up.add_argument("--json", action="store_true", help="print the ready line as JSON on stdout")
     demo = verbs.add_parser("demo", help="two trained models, real inputs, ten seconds of load")
     demo.add_argument("--json", action="store_true", help="print one JSON object on stdout")
@@ -112,8 +111,7 @@ def settings_of(args: argparse.Namespace) -> ClusterSettings:
 
 async def _up(args: argparse.Namespace) -> int:
     settings = settings_of(args)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(functools.partial(stop_on_signal, nursery.cancel_scope))
+    async with stopped_by_signals():
         people.print(
             f"starting a controller, {settings.gateways} gateway(s) and {settings.executors} "
             f"{settings.executor.device} executor(s); logs in {args.dir / 'logs'}"
@@ -124,6 +122,7 @@ async def _up(args: argparse.Namespace) -> int:
                 print_json(line)
             else:
                 doors = " ".join(cluster.gateways)
-                print(f"ready: gateways {doors}; Ctrl-C stops everything", flush=True)
+                many = f"{settings.executors} executor(s)"
+                print(f"ready: gateways {doors}; {many}; Ctrl-C stops everything", flush=True)
             await trio.sleep(math.inf)  # until a signal cancels
     return 0

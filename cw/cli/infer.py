@@ -107,14 +107,14 @@ def _show(result: Result) -> None:
             print(f"{name} {array.dtype}{list(array.shape)}: {values}{more}")
         people.print(
             f"answered in {format_ms(timing.total_ns)} "
-            f"(promised within {format_ms(timing.predicted_ns)}): "
+            f"(predicted at most {format_ms(timing.predicted_ns)}): "
             f"{format_ms(timing.device_ns)} on the device in a batch of {timing.batch_size}, "
             f"{format_ms(timing.lane_busy_ns)} waiting for other work"
         )
     elif result.refusal is not None:
         refusal = result.refusal
         earliest = refusal.earliest_finish_ns
-        hint = "" if earliest is None else f" It could have been had in {format_ms(earliest)}."
+        hint = "" if earliest is None else f"; earliest {format_ms(earliest)} after the call"
         people.print(f"refused ({refusal.reason.value}): {refusal.message}{hint}")
     elif result.failure is not None:
         broken = "promise broken" if result.promised else "failed"

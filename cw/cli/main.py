@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cw") -> int:
         # The reader of our output has gone (`cw status | head`): nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (CwError, BaseExceptionGroup) as exc:
+    except (CwError, OSError, BaseExceptionGroup) as exc:
         return _explain(named.command, exc)
 
 
@@ -66,7 +66,7 @@ def _explain(command: str, raised: BaseException) -> int:
     leaves = _leaves(raised)
     if any(isinstance(exc, KeyboardInterrupt) for exc in leaves):
         return 130
-    if not all(isinstance(exc, CwError) for exc in leaves):
+    if not all(isinstance(exc, CwError | OSError) for exc in leaves):
         raise raised
     for text in dict.fromkeys(str(exc) for exc in leaves):
         say(f"cw {command}: {text}")

@@ -38,7 +38,7 @@ from cw.cli.status import model_json, models_table
 from cw.client import Client
 from cw.errors import ConfigError, CwError
 from cw.messages import ModelState, ModelStatus
-from cw.models.archive import FILE_BYTES_MAX, read_manifest
+from cw.models.archive import FILE_BYTES_MAX, open_checked, read_manifest
 from cw.rpc.ports import AdminPort
 from cw.units import MiB
 
@@ -202,7 +202,7 @@ async def _add_one(adding: _Adding, folder: Path) -> None:
     bar = adding.progress.add_task(f"  {folder.name}: uploading", total=size_bytes)
     try:
         for file in FILE_BYTES_MAX:
-            with (folder / file).open("rb") as source:
+            with open_checked(folder / file) as source:  # no links, no pipes
                 while chunk := source.read(_CHUNK_BYTES):
                     await upload.write(file, chunk)
                     adding.progress.advance(bar, len(chunk))

@@ -142,7 +142,7 @@ def refusal_for(books: Books, request: Request, end_ns: int | None, now_ns: int)
     slo_ns = request.deadline_ns - request.arrival_ns
     place = next(iter(model.serving or model.places.values()))
     alone_ns = place.executor.pipe.delay_ns + place.costs.by_count[1]
-    if now_ns + alone_ns > request.due_ns and now_ns - request.arrival_ns < slo_ns // 4:
+    if request.arrival_ns + alone_ns > request.due_ns:
         reason, why = RefusalReason.DEADLINE_TOO_SHORT, "even on an idle device"
     elif not model.serving:
         reason, why = RefusalReason.COLD, "its weights are not on a device"

@@ -8,9 +8,10 @@ expected to do with what it did; the first that applies of:
 ``executorLost``   some attempt was lost with its executor
 ``inputsLate``     the inputs had not come when the action had to start
 ``deliveredLate``  the action ended in time, its answer did not arrive in time
+``startedLate``    it was not started in time, or started later than planned by more than it ran
+                   longer than estimated
 ``preempted``      it ran longer than estimated, since its thread was off the processor
 ``ranLong``        it ran longer than estimated
-``startedLate``    it started later than planned, and ran no longer than estimated
 =================  ==============================================================================
 
 Neighbours: `scheduler.py` reports ends; `status()` shows a snapshot.

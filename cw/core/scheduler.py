@@ -292,7 +292,7 @@ class Scheduler:
             if executor.infer.outstanding:
                 free_ns = executor.infer.likely_free_ns(now_ns=now_ns, return_ns=return_ns)
                 wake_ns = _earlier(wake_ns, free_ns - lead_ns)
-            if executor.plan.batches and not self._lane_is_due_soon(executor, now_ns):
+            if executor.plan.batches and not executor.infer.outstanding:
                 release_ns = min(batch.release_ns for batch in executor.plan.batches)
                 wake_ns = _earlier(wake_ns, release_ns - executor.pipe.delay_ns)
             if executor.load is not executor.infer and executor.load.outstanding:
@@ -305,9 +305,6 @@ class Scheduler:
         if wake_ns != executor.wake_ns:
             executor.wake_ns = wake_ns
             heapq.heappush(self._wakes, (wake_ns, executor.executor_id))
-
-    def _lane_is_due_soon(self, executor: ExecutorBooks, now_ns: int) -> bool:
-        return bool(executor.infer.outstanding)
 
     # --- views ------------------------------------------------------------------------------------
 
