@@ -226,15 +226,22 @@ async def stopped_by_signals() -> AsyncIterator[None]:
 
     Further signals meanwhile change nothing: stopping takes two seconds at most.
     """
+    stopped = False
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
 
             async def listen() -> None:
+                nonlocal stopped
                 async for _ in signals:
-                    if not nursery.cancel_scope.cancel_called:
+                    if not stopped:
+                        stopped = True
                         people.print("stopping")
                         nursery.cancel_scope.cancel()
 
             nursery.start_soon(listen)
             yield
             nursery.cancel_scope.cancel()
+        if stopped:
+            # What is left is the interpreter's own end: another signal must not spoil the status.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)

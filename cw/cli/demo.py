@@ -96,9 +96,10 @@ def demo(args: argparse.Namespace) -> int:
 
 async def _until_stopped(folder: Path, seconds: float) -> dict[str, Any] | None:
     """Run the demo; None if a signal ended it."""
+    reports = []
     async with stopped_by_signals():
-        return await _demo(folder, seconds)
-    return None
+        reports.append(await _demo(folder, seconds))
+    return reports[0] if reports else None
 
 
 async def _demo(folder: Path, seconds: float) -> dict[str, Any]:
