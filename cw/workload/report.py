@@ -87,7 +87,12 @@ def by_model(sent: Sequence[Sent]) -> dict[str, list[Sent]]:
 
 def model_table(sent: Sequence[Sent], *, title: str) -> Table:
     """Make the table for people: one row per model, and all together."""
-    table = Table(title=title, title_justify="left")
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption="actual - predicted: below 0, the answer came earlier than its promise said",
+        caption_justify="left",
+    )
     table.add_column("model")
     for heading in ("requests", "kept", "refused", "broken", "failed"):
         table.add_column(heading, justify="right")
