@@ -36,7 +36,6 @@ from cw.errors import ConfigError
 from cw.messages import Epoch, Incarnation
 from cw.models.store import ModelStore
 from cw.rpc.client import connect_controller, connect_executor
-from cw.rpc.memory_tuning import tune_malloc
 from cw.rpc.server import serve_controller, serve_executor, serve_gateway
 from cw.units import PAGE_BYTES, format_bytes
 
@@ -227,7 +226,6 @@ def role(
         level=os.environ.get("CW_LOG", "INFO").upper(),
         format=f"%(asctime)s %(levelname)s {name} %(name)s: %(message)s",
     )
-    tune_malloc()
     if cores:
         os.sched_setaffinity(0, cores)
     prefer_this_thread()

@@ -14,6 +14,7 @@ from typing import Final
 import cw
 from cw.cli.common import say
 from cw.errors import CwError
+from cw.rpc.memory_tuning import tune_malloc
 
 COMMANDS: Final = {
     "model": "pack, add, list, show and remove models",
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cw") -> int:
     )
     module.add_arguments(command)
     args = command.parse_args(words[1:])
+    tune_malloc()  # every process that moves tensors: see there
     try:
         return int(module.run(args))
     except KeyboardInterrupt:
