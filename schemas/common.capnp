@@ -54,6 +54,9 @@ using ModelId = UInt64;
 using RequestId = UInt64;
 # Its gateway's id in the upper 20 bits, that gateway's own count in the lower 44.
 
+using TenantId = UInt32;
+# For whom device time is shared out. 0 is the default tenant.
+
 using Ticket = UInt64;
 # Joins a gateway's inputs to the controller's action at the executor. Not to be guessed.
 

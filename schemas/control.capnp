@@ -142,6 +142,9 @@ struct GatewayReport {
 
       promised @6 :Bool;
       # It is told again to a new epoch, and an earlier one had promised it.
+
+      tenantId @11 :Common.TenantId;
+      # Whose request it is.
     }
 
     settled :group {

@@ -84,6 +84,7 @@ def descriptors():
         m.Descriptor,
         request_id=u64s,
         model_id=u64s,
+        tenant_id=u32s,
         arrival_ns=instants,
         deadline_ns=instants,
         attempt=attempts,

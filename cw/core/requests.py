@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from cw.messages import Attempt, GatewayId, RequestId
+from cw.messages import Attempt, GatewayId, RequestId, TenantId
 
 if TYPE_CHECKING:
     from cw.core.books import ModelBooks
@@ -62,6 +62,7 @@ class Request:
     """What is planned for: the deadline less the margin, or what was promised if that is sooner."""
     hold_until_ns: int
     attempt: Attempt
+    tenant_id: TenantId = TenantId(0)
     promised: bool = False
     state: RequestState = RequestState.WAITING
     batch: "PlannedBatch | None" = None

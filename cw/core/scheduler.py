@@ -213,6 +213,7 @@ class Scheduler:
             due_ns=descriptor.deadline_ns - self.books.allowance_ns,
             hold_until_ns=descriptor.deadline_ns,
             attempt=descriptor.attempt,
+            tenant_id=descriptor.tenant_id,
             promised=descriptor.promised,
         )
         request.hold_until_ns = max(now_ns, self.policy.hold_until_ns(request))

@@ -11,6 +11,9 @@ ExecutorId = NewType("ExecutorId", int)
 GatewayId = NewType("GatewayId", int)
 RequestId = NewType("RequestId", int)
 """A gateway's id and its own sequence number in one int: `request_id_for`, `gateway_of`."""
+TenantId = NewType("TenantId", int)
+"""For whom requests are asked and device time is shared out; 32 bits. 0 is the default tenant, of
+whoever is not told apart from others."""
 ActionId = NewType("ActionId", int)
 Epoch = NewType("Epoch", int)
 """One reign of one controller. A later reign has a larger number."""

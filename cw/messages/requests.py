@@ -4,7 +4,7 @@ import enum
 
 import attrs
 
-from cw.messages.ids import Attempt, ModelId, RequestId
+from cw.messages.ids import Attempt, ModelId, RequestId, TenantId
 
 
 @attrs.frozen(kw_only=True)
@@ -15,6 +15,7 @@ class Descriptor:
     model_id: ModelId
     arrival_ns: int
     deadline_ns: int
+    tenant_id: TenantId = TenantId(0)
     attempt: Attempt = Attempt(1)
     promised: bool = False
     """True when a gateway resubmits to a new epoch what an earlier one had promised."""

@@ -22,6 +22,7 @@ from cw.messages import (
     RequestId,
     Settled,
     SettledAs,
+    TenantId,
 )
 from cw.rpc import schema
 from cw.rpc.codec.binding import EnumTable, fields_of, unexpected, which
@@ -46,6 +47,7 @@ def gateway_report_to_wire(report: GatewayReport, wire: Any) -> None:
             put(DESCRIPTOR.arrival_ns, report.arrival_ns)
             put(DESCRIPTOR.deadline_ns, report.deadline_ns)
             put(DESCRIPTOR.promised, report.promised)
+            put(DESCRIPTOR.tenant_id, report.tenant_id)
         case Settled():
             put = wire._init_by_field(REPORT.settled)._set_by_field
             put(SETTLED.outcome, SETTLED_AS.number[report.outcome])
@@ -72,6 +74,7 @@ def gateway_report_from_wire(wire: Any) -> GatewayReport:
                 arrival_ns=get(DESCRIPTOR.arrival_ns),
                 deadline_ns=get(DESCRIPTOR.deadline_ns),
                 promised=get(DESCRIPTOR.promised),
+                tenant_id=TenantId(get(DESCRIPTOR.tenant_id)),
             )
         case "settled":
             get = get(REPORT.settled)._get_by_field
