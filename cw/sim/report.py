@@ -110,10 +110,9 @@ def _promise_ns(record: RequestRecord) -> int:
 
 
 def _bound(scenario: Scenario, records: Sequence[RequestRecord]) -> float:
-    table = {size: scenario.profile.infer.duration_ns(size) for size in scenario.sizes}
     return upper_bound(
         [BoundRequest(one.arrival_ns, one.deadline_ns, one.model) for one in records],
-        dict.fromkeys(range(scenario.models), table),
+        {index: scenario.table_of(model) for index, model in enumerate(scenario.models)},
         executors=scenario.executors,
     )
 

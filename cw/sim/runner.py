@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -14,20 +14,32 @@ from cw.errors import ConfigError
 from cw.sim.faults import parse_faults
 from cw.sim.network import NetworkModel
 from cw.sim.report import Report, format_report, make_report
-from cw.sim.scenario import Scenario
+from cw.sim.scenario import Scenario, equal_models
 from cw.sim.world import World
 from cw.units import parse_duration_ns, parse_size_bytes
 from cw.workload.arrivals import parse_arrivals, parse_popularity
+from cw.workload.streams import OpenLoop
+from cw.workload.workload import Workload
 
 
-def simulate(scenario: Scenario, *, validate_every: int = 0) -> Report:
+def simulate(
+    scenario: Scenario,
+    *,
+    validate_every: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> Report:
     """Run a scenario under all checkers and sum it up.
+
+    Args:
+        scenario: What to run.
+        validate_every: Have the scheduler check its own invariants after so many events.
+        progress: Told now and then which share of the traffic is over, 0 to 1.
 
     Raises:
         InvariantBroken: Something happened that must never happen.
         ConfigError: The models can't be registered on these devices.
     """
-    journal = World(scenario, validate_every=validate_every).run()
+    journal = World(scenario, validate_every=validate_every, progress=progress).run()
     return make_report(scenario, journal)
 
 
@@ -77,14 +89,24 @@ def scenario_from(arguments: argparse.Namespace) -> Scenario:
         if getattr(arguments, name) < 1:
             raise ConfigError(f"expected --{name} of at least 1, got {getattr(arguments, name)}")
     duration_ns = _duration_ns("seconds", f"{arguments.seconds}s")
-    return Scenario(
-        profile=_profile(arguments),
+    slo_ns = _duration_ns("slo", arguments.slo)
+    stream = OpenLoop(
         arrivals=parse_arrivals(arguments.arrivals, rate_rps=arguments.rate),
         popularity=parse_popularity(arguments.popularity),
-        models=arguments.models,
+        models=tuple(range(arguments.models)),
+        slo_ns=slo_ns,
+    )
+    return Scenario(
+        profile=_profile(arguments),
+        models=equal_models(
+            arguments.models,
+            image_bytes=_size_bytes("model-size", arguments.model_size),
+            batch_sizes=_batch_sizes(arguments.batch_sizes),
+        ),
+        workload=Workload(streams=(stream,)),
         executors=arguments.executors,
         gateways=arguments.gateways,
-        slo_ns=_duration_ns("slo", arguments.slo),
+        slo_ns=slo_ns,
         duration_ns=duration_ns,
         seed=arguments.seed,
         settings=_settings(arguments),
@@ -100,8 +122,6 @@ def scenario_from(arguments: argparse.Namespace) -> Scenario:
             executors=arguments.executors,
             gateways=arguments.gateways,
         ),
-        batch_sizes=_batch_sizes(arguments.batch_sizes),
-        image_bytes=_size_bytes("model-size", arguments.model_size),
     )
 
 

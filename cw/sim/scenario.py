@@ -1,17 +1,19 @@
 """A scenario: everything that a run depends on. The same scenario gives the same bytes."""
 
+import functools
 import hashlib
+from types import MappingProxyType
 from typing import Final
 
 import attrs
 
 from cw.config import SchedulerSettings
-from cw.devices.profile_file import EmulationProfile
+from cw.devices.profile_file import BatchDurations, EmulationProfile
 from cw.messages import Datatype, ModelSpec, TensorSpec, model_id_for
 from cw.sim.faults import Fault
 from cw.sim.network import NetworkModel
 from cw.units import MS, SECOND
-from cw.workload.arrivals import ArrivalProcess, Popularity, Uniform
+from cw.workload.workload import Workload
 
 IMAGE_BYTES: Final = {
     "NVIDIA-V100": 102_160_000,  # ResNet-50 in fp32: 7 pages
@@ -21,58 +23,107 @@ IMAGE_BYTES: Final = {
 """Weights of the model that a shipped profile was measured with."""
 _OTHER_IMAGE_BYTES: Final = 100_000_000
 
+_INPUT: Final = TensorSpec(name="x", datatype=Datatype.FP32, shape=(3, 224, 224))
+_OUTPUT: Final = TensorSpec(name="y", datatype=Datatype.FP32, shape=(1000,))
+
+
+@attrs.frozen(kw_only=True)
+class SimModel:
+    """One model. What is left out is the profile's."""
+
+    name: str
+    image_bytes: int = 0
+    """Its weights; 0: those of the model that the profile was measured with."""
+    durations: BatchDurations | None = None
+    """How long its batches take; None: the profile's own table. Models with equal durations share
+    a program, as models of one architecture do."""
+    batch_sizes: tuple[int, ...] = ()
+    """What it was exported for; empty: the sizes of its durations."""
+    tenant: int = 0
+    """Whose it is."""
+
+
+def equal_models(
+    count: int, *, image_bytes: int = 0, batch_sizes: tuple[int, ...] = (), tenant: int = 0
+) -> tuple[SimModel, ...]:
+    """Make copies of the profile's own model, with weights of their own each."""
+    return tuple(
+        SimModel(
+            name=f"model-{index}", image_bytes=image_bytes, batch_sizes=batch_sizes, tenant=tenant
+        )
+        for index in range(count)
+    )
+
 
 @attrs.frozen(kw_only=True)
 class Scenario:
     """One run. Instants count from the start of the traffic."""
 
     profile: EmulationProfile
-    arrivals: ArrivalProcess
-    popularity: Popularity = attrs.field(factory=Uniform)
-    models: int = 8
+    models: tuple[SimModel, ...]
+    workload: Workload
     executors: int = 1
     gateways: int = 1
     slo_ns: int = 50 * MS
+    """What is taken where nothing else is said; each request has its own."""
     duration_ns: int = 30 * SECOND
     seed: int = 1
     settings: SchedulerSettings = attrs.field(factory=SchedulerSettings)
     network: NetworkModel = attrs.field(factory=NetworkModel)
     faults: tuple[Fault, ...] = ()
-    batch_sizes: tuple[int, ...] = ()
-    """What the models were exported for; empty: those of the profile's table."""
-    image_bytes: int = 0
-    """Each model's weights; 0: those of the model that the profile was measured with."""
     silence_ns: int = SECOND
     """An executor that stalls for longer is given up."""
     detection_ns: int = 2 * MS
     """From an executor's death until its broken connection is noticed."""
 
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """The captured batch sizes, ascending."""
-        return self.batch_sizes or self.profile.infer.batch_sizes
+    def durations_of(self, model: SimModel) -> BatchDurations:
+        """Say how long the batches of a model take."""
+        return model.durations or self.profile.infer
+
+    def table_of(self, model: SimModel) -> dict[int, int]:
+        """Say how long (ns) each batch size that a model was exported for takes."""
+        durations = self.durations_of(model)
+        sizes = model.batch_sizes or durations.batch_sizes
+        return {size: durations.duration_ns(size) for size in sizes}
+
+    def emulation(self) -> EmulationProfile:
+        """Give the profile of the devices, which knows the models' own programs, too."""
+        own = {
+            _program_of(model): model.durations
+            for model in self.models
+            if model.durations is not None
+        }
+        programs = MappingProxyType({**self.profile.programs, **own})
+        return attrs.evolve(self.profile, programs=programs)
 
     def specs(self) -> list[ModelSpec]:
-        """Make the models: one program, and weights of their own for each."""
-        image_bytes = self.image_bytes or IMAGE_BYTES.get(self.profile.name, _OTHER_IMAGE_BYTES)
-        program = _sha256("the program")
+        """Make the models: a program for each table of durations, and weights of their own."""
+        of_profile = IMAGE_BYTES.get(self.profile.name, _OTHER_IMAGE_BYTES)
         specs = []
-        for index in range(self.models):
-            name, weights = f"model-{index}", _sha256(f"weights {index}")
+        for index, model in enumerate(self.models):
+            program, weights = _program_of(model), _sha256(f"weights {index}")
             specs.append(
                 ModelSpec(
-                    model_id=model_id_for(name, program, weights),
-                    name=name,
+                    model_id=model_id_for(model.name, program, weights),
+                    name=model.name,
                     program_sha256=program,
                     weights_sha256=weights,
-                    image_bytes=image_bytes,
-                    inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(3, 224, 224)),),
-                    outputs=(TensorSpec(name="y", datatype=Datatype.FP32, shape=(1000,)),),
-                    batch_sizes=self.sizes,
+                    image_bytes=model.image_bytes or of_profile,
+                    inputs=(_INPUT,),
+                    outputs=(_OUTPUT,),
+                    batch_sizes=model.batch_sizes or self.durations_of(model).batch_sizes,
                 )
             )
         return specs
 
 
+def _program_of(model: SimModel) -> str:
+    # A program is exported for its batch sizes: other sizes make another one.
+    if model.durations is None and not model.batch_sizes:
+        return _sha256("the program")
+    return _sha256(f"the program {model.durations} {model.batch_sizes}")
+
+
+@functools.lru_cache(maxsize=1 << 16)
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

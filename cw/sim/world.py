@@ -6,7 +6,7 @@ Everything random comes from the scenario's seed, by streams that do not disturb
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from cw.core.events import ModelAdded
@@ -33,13 +33,15 @@ from cw.sim.lives import new_executor
 from cw.sim.network import Network
 from cw.sim.scenario import Scenario
 from cw.units import MS, SECOND
-from cw.workload.arrivals import Arrival, draw
+from cw.workload.workload import Call
 
 _REGISTRATION_MAX_NS: Final = 24 * 3600 * SECOND
+_STEPS: Final = 1000
+"""How often whoever watches is told how far the traffic is."""
 _LOOK_NS: Final = 100 * MS
-"""How often the end of the registration is looked for."""
+"""How often the end of the registration, and of the last requests, is looked for."""
 _DRAIN_NS: Final = 2 * SECOND
-"""After the last deadline: late results and settlements come in."""
+"""After the last answer: late results and settlements come in."""
 _REJOIN_NS: Final = 100 * MS
 """An executor that was cut off connects again after this long."""
 
@@ -50,11 +52,18 @@ class World:
     Args:
         scenario: What to run.
         validate_every: Have the scheduler check its own invariants after so many events.
+        progress: Told now and then which share of the traffic is over, 0 to 1.
     """
 
-    def __init__(self, scenario: Scenario, *, validate_every: int = 0) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        validate_every: int = 0,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
         self.scenario: Final = scenario
-        self.profile: Final[EmulationProfile] = scenario.profile
+        self.profile: Final[EmulationProfile] = scenario.emulation()
         self.engine: Final = Engine(now_ns=SECOND)
         self.journal: Final = Journal()
         self.checkers: Final = Checkers()
@@ -71,6 +80,7 @@ class World:
         self._current: Final[list[SimExecutor]] = []
         """By number, each executor's present (or last) life."""
         self._turn = 0
+        self._progress: Final = progress
 
     @property
     def request_bytes(self) -> int:
@@ -97,16 +107,15 @@ class World:
         self.begin_ns = self.engine.now_ns
         for fault in scenario.faults:
             self.engine.at(self.begin_ns + fault.at_ns, self._strike, fault)
-        arrivals = draw(
-            scenario.arrivals,
-            scenario.popularity,
-            models=scenario.models,
-            duration_ns=scenario.duration_ns,
-            seed=scenario.seed,
-        )
-        self._schedule_next(arrivals)
-        traffic_ns = scenario.duration_ns + scenario.slo_ns
-        self.engine.run(until_ns=self.begin_ns + traffic_ns + _DRAIN_NS)
+        duration_ns = scenario.duration_ns
+        self._schedule_next(scenario.workload.calls(seed=scenario.seed, duration_ns=duration_ns))
+        for step in range(1, _STEPS + 1):
+            self.engine.run(until_ns=self.begin_ns + duration_ns * step // _STEPS)
+            if self._progress is not None:
+                self._progress(step / _STEPS)
+        while self.journal.unanswered:  # gateways answer at the deadline, so this ends
+            self.engine.run(until_ns=self.engine.now_ns + _LOOK_NS)
+        self.engine.run(until_ns=self.engine.now_ns + _DRAIN_NS)
         self.controller.core.validate()
         self.checkers.finish(self.journal)
         return self.journal
@@ -137,19 +146,18 @@ class World:
         status = self.controller.core.status(self.engine.now_ns)
         return all(executor.state == "serving" for executor in status.executors)
 
-    def _schedule_next(self, arrivals: Iterator[Arrival]) -> None:
-        arrival = next(arrivals, None)
-        if arrival is not None:
-            instant_ns = self.begin_ns + arrival.instant_ns
-            self.engine.at(instant_ns, self._arrive, arrivals, arrival.model)
+    def _schedule_next(self, calls: Iterator[Call]) -> None:
+        call = next(calls, None)
+        if call is not None:
+            self.engine.at(self.begin_ns + call.instant_ns, self._arrive, calls, call)
 
-    def _arrive(self, arrivals: Iterator[Arrival], model: int) -> None:
+    def _arrive(self, calls: Iterator[Call], call: Call) -> None:
         alive = [gateway for gateway in self.gateways if gateway.alive]
         if alive:
             self._turn += 1
             gateway = alive[self._turn % len(alive)]
-            gateway.arrive(model, self._models[model].model_id, self.scenario.slo_ns)
-        self._schedule_next(arrivals)
+            gateway.arrive(call.model, self._models[call.model].model_id, call.slo_ns)
+        self._schedule_next(calls)
 
     # --- executors' lives -------------------------------------------------------------------------
 
