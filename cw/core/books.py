@@ -226,6 +226,8 @@ class Books:
     waiting_count: int = 0
     fresh: list[Request] = attrs.field(factory=list)
     """Planned in this step, perhaps still to be told of."""
+    given_up: list[Request] = attrs.field(factory=list)
+    """Waiting requests that the policy wants to `decide` about in this step, before their time."""
     dirty: dict[ExecutorId, ExecutorBooks] = attrs.field(factory=dict)
     """Executors to be looked at before this step ends."""
     doubtful: dict[ModelId, ModelBooks] = attrs.field(factory=dict)

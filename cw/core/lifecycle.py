@@ -164,6 +164,16 @@ class Lifecycle:
                 until_ns += SETTLE_GRACE_NS
             heapq.heappush(self._alarms, (until_ns, request_id))
 
+    def give_up(self, now_ns: int) -> None:
+        """Decide now about those whom the policy gives up before their time."""
+        given_up, self.books.given_up = self.books.given_up, []
+        for request in given_up:
+            is_open = self.books.requests.get(request.request_id) is request
+            if is_open and request.state is RequestState.WAITING and not request.promised:
+                refusal = self.policy.decide(request, now_ns=now_ns)
+                if refusal is not None:
+                    self._refuse(request, refusal, now_ns, at_arrival=False)
+
     def _overdue(self, request: Request, now_ns: int) -> bool:
         """Deal with a request past its deadline; say whether it ended."""
         if request.state is RequestState.WAITING:

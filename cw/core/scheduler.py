@@ -149,6 +149,8 @@ class Scheduler:
             executor = dirty.pop(executor_id)
             if executor_id in self.books.executors:
                 self._advance(executor, now_ns)
+        if self.books.given_up:
+            self.lifecycle.give_up(now_ns)
         while self.books.doubtful:
             self.registrar.doubt(self.books.doubtful.popitem()[1], now_ns=now_ns)
         while self.books.leaving:
@@ -279,7 +281,7 @@ class Scheduler:
     def _lane_is_due(self, executor: ExecutorBooks, now_ns: int) -> bool:
         return_ns = executor.pipe.return_ns
         free_ns = executor.infer.likely_free_ns(now_ns=now_ns, return_ns=return_ns)
-        return free_ns <= now_ns + executor.pipe.lead_ns
+        return free_ns <= now_ns + self.policy.lead_ns(executor)
 
     def _set_wake(self, executor: ExecutorBooks, look_ns: int | None, now_ns: int) -> None:
         """Say when to look at an executor again if nothing happens before."""
@@ -289,10 +291,12 @@ class Scheduler:
             if front is not None:
                 wake_ns = _earlier(wake_ns, front.lost_at_ns)
         if executor.plan.batches or self.books.waiting:
-            lead_ns, return_ns = executor.pipe.lead_ns, executor.pipe.return_ns
+            lead_ns, return_ns = self.policy.lead_ns(executor), executor.pipe.return_ns
             if executor.infer.outstanding:
                 free_ns = executor.infer.likely_free_ns(now_ns=now_ns, return_ns=return_ns)
                 wake_ns = _earlier(wake_ns, free_ns - lead_ns)
+            else:
+                wake_ns = _earlier(wake_ns, self.policy.wake_at_ns(executor, now_ns=now_ns))
             if executor.plan.batches and not executor.infer.outstanding:
                 release_ns = min(batch.release_ns for batch in executor.plan.batches)
                 wake_ns = _earlier(wake_ns, release_ns - executor.pipe.delay_ns)
@@ -349,5 +353,7 @@ def _unknown_model() -> ModelBooks:
     return ModelBooks(spec)
 
 
-def _earlier(one_ns: int | None, other_ns: int) -> int:
-    return other_ns if one_ns is None else min(one_ns, other_ns)
+def _earlier(one_ns: int | None, other_ns: int | None) -> int | None:
+    if one_ns is None or other_ns is None:
+        return other_ns if one_ns is None else one_ns
+    return min(one_ns, other_ns)

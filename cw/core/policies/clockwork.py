@@ -97,6 +97,14 @@ class ClockworkPolicy:
                 return batch
         return None
 
+    def lead_ns(self, executor: ExecutorBooks) -> int:
+        """Commit as late as the pipe allows."""
+        return executor.pipe.lead_ns
+
+    def wake_at_ns(self, executor: ExecutorBooks, *, now_ns: int) -> int | None:
+        """Nothing is put off on an idle lane."""
+        return None
+
     def next_load(self, executor: ExecutorBooks, *, now_ns: int) -> Place | None:
         """Choose the model with the most demand that its present copies can't serve."""
         ahead_ns = self.books.settings.schedule_ahead_ns

@@ -121,6 +121,14 @@ class DefaultPolicy:
             self._leave_behind(batch, fit)
         return batch
 
+    def lead_ns(self, executor: ExecutorBooks) -> int:
+        """Commit as late as the pipe allows."""
+        return executor.pipe.lead_ns
+
+    def wake_at_ns(self, executor: ExecutorBooks, *, now_ns: int) -> int | None:
+        """Nothing is put off on an idle lane, so nothing need be looked at later."""
+        return None
+
     def next_load(self, executor: ExecutorBooks, *, now_ns: int) -> Place | None:
         """Choose whose weights to load: unserved demand that can still be saved."""
         return placement.next_load(self.books, executor, now_ns=now_ns)

@@ -2,7 +2,8 @@
 
 The concept: the scheduler keeps the books, the lifecycles and the promises' bookkeeping; a policy
 only chooses. It reads everything in `Books`; it changes plans and queues, and moves requests
-between WAITING and PLANNED. It sends nothing and ends no request: it says what to.
+between WAITING and PLANNED. It sends nothing and ends no request: it says what to. Whom it gives up
+before their time it puts into `Books.given_up`, and is asked to `decide` about them in this step.
 
 Neighbours: `scheduler.py` asks, `default.py` and `clockwork.py` answer.
 """
@@ -43,6 +44,14 @@ class Policy(Protocol):
 
     def next_batch(self, executor: ExecutorBooks, *, now_ns: int) -> PlannedBatch | None:
         """Choose what to send to an INFER lane that is soon free, out of all plans and queues."""
+        ...
+
+    def lead_ns(self, executor: ExecutorBooks) -> int:
+        """Say how long before an INFER lane is free `next_batch` is to be asked."""
+        ...
+
+    def wake_at_ns(self, executor: ExecutorBooks, *, now_ns: int) -> int | None:
+        """Say when `next_batch` is to be asked for an idle lane even if nothing happens."""
         ...
 
     def next_load(self, executor: ExecutorBooks, *, now_ns: int) -> Place | None:
