@@ -60,6 +60,10 @@ class SchedulerSettings:
     """Requests waiting per model; one more is refused `overload`."""
     max_queue_total: int = 65536
     max_models: int = 50_000
+    places_per_model: int = 16
+    """A model is prepared on so many executors (and on one of each kind of device), not on all:
+    enough that some have room and that losing a few costs nothing, few enough that 40,000 models on
+    1,000 executors are 640,000 places. Demand beyond them prepares it on more."""
 
 
 @attrs.frozen(kw_only=True)

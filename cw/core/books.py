@@ -95,6 +95,12 @@ class ModelBooks:
     """Promised requests that are planned or committed, or wait for a place."""
     in_flight: int = 0
     """Actions of this model that were sent and not answered."""
+    asked_ns: int = 0
+    """When it was last seen cold or short of room, and executors were looked at for it."""
+    missed_ns: int = 0
+    """When a request of it was last refused for being cold."""
+    looked_at: int = 0
+    """Where the next look at `places` begins, so that a few are looked at, others each time."""
 
     @property
     def model_id(self) -> ModelId:
@@ -184,8 +190,12 @@ class ExecutorBooks:
     """When to look at it again if nothing happens before."""
     freed: bool = False
     """Lane time came free, so those who wait may fit now."""
-    replica_look_ns: int = 0
-    """When to look next for a model that wants a replica here."""
+    wanted: dict[ModelId, Place] = attrs.field(factory=dict)
+    """Cold places that requests wait for; what is out of date is left out when it is looked at."""
+    short: dict[ModelId, Place] = attrs.field(factory=dict)
+    """Cold places of models that want a replica here; likewise."""
+    missed: dict[ModelId, Place] = attrs.field(factory=dict)
+    """Cold places of models that a request was refused for; likewise."""
     quiescing: bool = False
     """Nothing new is planned here until the plan is empty, so that `bring_up` gets its turn."""
     warm_programs: set[str] = attrs.field(factory=set)
@@ -234,10 +244,8 @@ class Books:
     """Models of which requests were refused in this step by what their estimates say."""
     leaving: dict[ModelId, ModelBooks] = attrs.field(factory=dict)
     """Removed models to be forgotten in this step if nothing of them is left."""
-    missed: dict[ModelId, int] = attrs.field(factory=dict)
-    """Models of which a request was refused for being cold, and when last."""
-    short: dict[ModelId, int] = attrs.field(factory=dict)
-    """Models that could not be fitted on the executors that serve them, and when last."""
+    cramped: dict[ModelId, ModelBooks] = attrs.field(factory=dict)
+    """Models to be made known on one more executor: those that know them have no room."""
 
     @property
     def allowance_ns(self) -> int:
