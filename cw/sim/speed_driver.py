@@ -118,11 +118,8 @@ class Driver:
         never_ns = until_ns + 1
         wake_ns = self.scheduler.wake_at_ns
         while True:
-            arrival_ns = (
-                arrivals[coming].descriptor.arrival_ns if coming < next_arrival else never_ns
-            )
             next_ns = min(
-                arrival_ns + WIRE_NS,
+                arrivals[coming].descriptor.arrival_ns + WIRE_NS if coming < last else never_ns,
                 self._heap[0][0] if self._heap else never_ns,
                 never_ns if wake_ns is None else wake_ns,
             )
