@@ -24,15 +24,18 @@ from cw.core.events import (
     RequestArrived,
     TimerFired,
 )
+from cw.core.requests import Request
 from cw.core.residency import Residency
 from cw.core.scheduler import Scheduler
 from cw.messages import (
     ActionResult,
+    Decision,
     Descriptor,
     ExecutorId,
     GatewayId,
     GatewayReport,
     ModelId,
+    Promise,
     RequestId,
 )
 from cw.sim.executor import SimExecutor
@@ -103,7 +106,7 @@ class SimController:
     def _perform(self, command: Command, arriving: RequestId | None) -> None:
         match command:
             case SendAction(executor_id=executor_id, action=action):
-                self.world.checkers.sent(executor_id, action)
+                self.world.checkers.sent(executor_id, action, now_ns=self.world.engine.now_ns)
                 executor = self._executors.get(executor_id)
                 if executor is not None:
                     executor.to_executor.send(CONTROL_BYTES, executor.receive, action)
@@ -113,18 +116,35 @@ class SimController:
                     link = executor.to_executor
                     link.send(CONTROL_BYTES, executor.cancel, request_id, attempt)
             case Decide(gateway_id=gateway_id, decision=decision):
-                self.world.checkers.decided(decision)
+                self.world.checkers.decided(
+                    decision, on=self._planned_on(decision), now_ns=self.world.engine.now_ns
+                )
                 if gateway_id in self._gateways:
                     gateway, link = self._gateways[gateway_id]
                     at_arrival = getattr(decision, "request_id", None) == arriving
                     link.send(CONTROL_BYTES, gateway.decided, decision, at_arrival)
-            case DropExecutor(executor_id=executor_id):
+            case DropExecutor(executor_id=executor_id, reason=reason):
                 if executor_id in self._executors:
+                    self.world.checkers.dropped(executor_id, reason)
                     self.world.cut_off(self._executors[executor_id])
             case AnnounceModel(model_id=model_id, ready=ready):
                 (self.ready.add if ready else self.ready.discard)(model_id)
             case _:
                 assert_never(command)
+
+    # --- what only the books know -----------------------------------------------------------------
+
+    def _planned_on(self, decision: Decision) -> ExecutorId | None:
+        """Say on which executor a promise that is just being told is planned."""
+        if not isinstance(decision, Promise):
+            return None
+        request = self.core.books.requests.get(decision.request_id)
+        return None if request is None else _place_of(request)
+
+    def _work_on(self, executor_id: ExecutorId) -> list[RequestId]:
+        """List the requests that are planned on an executor, or committed to it."""
+        requests = self.core.books.requests.items()
+        return [request_id for request_id, one in requests if _place_of(one) == executor_id]
 
     # --- joining and leaving ----------------------------------------------------------------------
 
@@ -161,4 +181,14 @@ class SimController:
             return
         for gateway, link in self._gateways.values():
             link.send(CONTROL_BYTES, gateway.executor_lost, executor.executor_id)
+        executor_id = executor.executor_id
+        self.world.checkers.lost(executor_id, self._work_on(executor_id))
         self.handle(ExecutorLost(executor_id=executor.executor_id))
+
+
+def _place_of(request: Request) -> ExecutorId | None:
+    if request.batch is not None:
+        return request.batch.place.executor.executor_id
+    if request.committed is not None:
+        return request.committed.cargo.place.executor.executor_id
+    return None

@@ -276,8 +276,6 @@ class SimExecutor:
             factor = max(0.0, lane.random.gauss(1.0, profile.jitter_ratio)) * self.slowness
             late = lane.random.random() < profile.outlier_probability
             device_ns = round(planned_ns * factor) + (profile.outlier_ns if late else 0)
-        if not isinstance(action, Unload) and device_ns > action.expected_ns:
-            self.world.disturb(f"{self.name} ran action {action.action_id} longer than planned")
         self.world.checkers.started(self, lane, pending, now_ns=self._now_ns())
         self.world.engine.after(device_ns, self._end, lane, pending, self._now_ns(), device_ns)
 

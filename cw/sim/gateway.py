@@ -25,6 +25,7 @@ from cw.messages import (
     RequestId,
     Settled,
     SettledAs,
+    TenantId,
     request_id_for,
 )
 from cw.sim.journal import End, RequestRecord
@@ -73,6 +74,7 @@ class SimGateway:
             deadline_ns=now_ns + slo_ns,
         )
         self.world.journal.add(record)
+        self.world.checkers.arrived(record)
         self._open[record.request_id] = Open(record)
         self.world.engine.at(record.deadline_ns, self._deadline, record.request_id)
         descriptor = Descriptor(
@@ -80,6 +82,7 @@ class SimGateway:
             model_id=model_id,
             arrival_ns=now_ns,
             deadline_ns=record.deadline_ns,
+            tenant_id=TenantId(self.world.scenario.models[model].tenant),
         )
         self.to_controller.send(CONTROL_BYTES, self.world.controller.report, self, descriptor)
 

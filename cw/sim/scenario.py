@@ -10,6 +10,7 @@ import attrs
 from cw.config import SchedulerSettings
 from cw.devices.profile_file import BatchDurations, EmulationProfile
 from cw.messages import Datatype, ModelSpec, TensorSpec, model_id_for
+from cw.sim.checkers.shares import ShareRule
 from cw.sim.faults import Fault
 from cw.sim.network import NetworkModel
 from cw.units import MS, SECOND
@@ -71,6 +72,8 @@ class Scenario:
     settings: SchedulerSettings = attrs.field(factory=SchedulerSettings)
     network: NetworkModel = attrs.field(factory=NetworkModel)
     faults: tuple[Fault, ...] = ()
+    shares: ShareRule | None = None
+    """What is checked of the tenants' shares; None: nothing."""
     silence_ns: int = SECOND
     """An executor that stalls for longer is given up."""
     detection_ns: int = 2 * MS

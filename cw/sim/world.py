@@ -22,7 +22,7 @@ from cw.messages import (
     Load,
     Unload,
 )
-from cw.sim.checkers import Checkers
+from cw.sim.checkers import Checkers, checkers_for
 from cw.sim.controller import SimController
 from cw.sim.engine import Engine
 from cw.sim.executor import SimExecutor
@@ -66,7 +66,7 @@ class World:
         self.profile: Final[EmulationProfile] = scenario.emulation()
         self.engine: Final = Engine(now_ns=SECOND)
         self.journal: Final = Journal()
-        self.checkers: Final = Checkers()
+        self.checkers: Final[Checkers] = checkers_for(scenario)
         self.network: Final = Network(
             self.engine, scenario.network, random.Random(f"network {scenario.seed}")
         )
@@ -117,7 +117,7 @@ class World:
             self.engine.run(until_ns=self.engine.now_ns + _LOOK_NS)
         self.engine.run(until_ns=self.engine.now_ns + _DRAIN_NS)
         self.controller.core.validate()
-        self.checkers.finish(self.journal)
+        self.checkers.finish()
         return self.journal
 
     # --- registration and traffic -----------------------------------------------------------------
@@ -175,7 +175,9 @@ class World:
         if not executor.alive:
             return
         executor.alive = False
-        self.engine.after(self.scenario.detection_ns, self.controller.lose_executor, executor)
+        noticed_ns = self.engine.now_ns + self.scenario.detection_ns
+        self.checkers.silenced(executor.executor_id, noticed_ns=noticed_ns)
+        self.engine.at(noticed_ns, self.controller.lose_executor, executor)
         if for_ns:
             back_ns = max(for_ns, self.scenario.detection_ns + MS)
             self.engine.after(back_ns, self._join, executor.name, number)
@@ -184,12 +186,13 @@ class World:
         executor = self._current[number]
         executor.stalled_until_ns = max(executor.stalled_until_ns, self.engine.now_ns + for_ns)
         if for_ns > self.scenario.silence_ns:
-            self.engine.after(self.scenario.silence_ns, self._give_up, executor, number, for_ns)
+            noticed_ns = self.engine.now_ns + self.scenario.silence_ns
+            self.checkers.silenced(executor.executor_id, noticed_ns=noticed_ns)
+            self.engine.at(noticed_ns, self._give_up, executor, number, for_ns)
 
     def _give_up(self, executor: SimExecutor, number: int, for_ns: int) -> None:
         if executor.alive:
             executor.alive = False
-            self.disturb(f"{executor.name} was given up")
             self.controller.lose_executor(executor)
             back_ns = for_ns - self.scenario.silence_ns + _REJOIN_NS
             self.engine.after(back_ns, self._join, executor.name, number, executor)
@@ -207,7 +210,9 @@ class World:
 
     def _strike(self, fault: Fault) -> None:
         for_ns = fault.for_ns
-        self.disturb(f"fault {fault}", for_ns=for_ns)
+        if fault.kind not in (FaultKind.DIE, FaultKind.GATEWAY):
+            # A loss concerns only what was there; the checkers are told of it by itself.
+            self.disturb(f"fault {fault}", for_ns=for_ns)
         executor = self._current[fault.on] if fault.kind is not FaultKind.GATEWAY else None
         match fault.kind:
             case FaultKind.DIE:
@@ -243,7 +248,8 @@ class World:
 
     def disturb(self, what: str, *, for_ns: int = 0) -> None:
         """Note something outside of the plan that may break a promise."""
-        self.journal.disturb(what, at_ns=self.engine.now_ns, for_ns=for_ns)
+        now_ns = self.engine.now_ns
+        self.checkers.disturbed(what, now_ns=now_ns, until_ns=now_ns + for_ns)
 
     def count(self, action: Action, device_ns: int) -> None:
         """Count an action that has just ended after `device_ns`."""
