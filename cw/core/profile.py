@@ -72,14 +72,18 @@ class DurationWindow:
 
     size: int
     quantile: float
-    _recent: deque[int] = attrs.field(factory=deque)
-    _ordered: list[int] = attrs.field(factory=list)
-    _above: int = 0
-    _below: int = 0
     estimate_ns: int = 0
     typical_ns: int = 0
     """What most runs stay under: what many of them in a row take each. Follows with a little play,
     so that it does not move at every measurement."""
+    _recent: deque[int] = attrs.field(factory=deque)
+    _ordered: list[int] = attrs.field(factory=list)
+    _above: int = 0
+    _below: int = 0
+    _ranked: int = 0
+    """For how many measurements the two ranks below hold."""
+    _bound_rank: int = 0
+    _typical_rank: int = 0
 
     def __len__(self) -> int:
         """Count the measurements remembered."""
@@ -91,19 +95,28 @@ class DurationWindow:
         return tuple(self._recent)
 
     def add(self, duration_ns: int) -> bool:
-        """Learn one measurement; say whether the estimate moved."""
-        before_ns, typical_before_ns = self.estimate_ns, self.typical_ns
-        if len(self._recent) == self.size:
-            oldest = self._recent.popleft()
-            del self._ordered[bisect_left(self._ordered, oldest)]
-        self._recent.append(duration_ns)
-        insort(self._ordered, duration_ns)
-        self._watch_for_change(duration_ns, before_ns)
-        self.estimate_ns = self._bound_ns()
-        typical_ns = min(self.at(TYPICAL_QUANTILE), self.estimate_ns)
-        if abs(typical_ns - typical_before_ns) * TYPICAL_PLAY > typical_ns:
+        """Learn one measurement; say whether the estimate moved, or is the first."""
+        # Several of these are asked per batch and one per request: written for speed.
+        recent, ordered, estimate_ns = self._recent, self._ordered, self.estimate_ns
+        recent.append(duration_ns)
+        insort(ordered, duration_ns)
+        if len(recent) > self.size:
+            del ordered[bisect_left(ordered, recent.popleft())]
+        if estimate_ns:
+            self._watch_for_change(duration_ns, estimate_ns)
+            ordered = self._ordered
+        if len(ordered) != self._ranked:
+            self._rank(len(ordered))
+        bound_ns, typical_ns = ordered[self._bound_rank], ordered[self._typical_rank]
+        if self._bound_rank == self._ranked - 1:
+            bound_ns = self._confirmed_ns()
+        self.estimate_ns = bound_ns
+        if typical_ns > bound_ns:
+            typical_ns = bound_ns
+        if abs(typical_ns - self.typical_ns) * TYPICAL_PLAY > typical_ns:
             self.typical_ns = typical_ns
-        return self.estimate_ns != before_ns or self.typical_ns != typical_before_ns
+            return True
+        return bound_ns != estimate_ns or self._ranked == 1
 
     def correct(self, durations_ns: list[int]) -> bool:
         """Learn measurements made in doubt: if all are far below the estimate, it was stale.
@@ -123,35 +136,44 @@ class DurationWindow:
 
     def at(self, quantile: float) -> int:
         """Read a quantile (nearest rank, rounded up); 0 when nothing was measured."""
-        if not self._ordered:
-            return 0
-        return self._ordered[min(len(self._ordered) - 1, int(quantile * len(self._ordered)))]
-
-    def _bound_ns(self) -> int:
         ordered = self._ordered
-        index = min(len(ordered) - 1, int(self.quantile * len(ordered)))
-        # In a short window the quantile is the maximum: let it count only when confirmed.
-        lone = index == len(ordered) - 1 and index >= 2
-        if lone and ordered[index] > OUTLIER_RATIO * ordered[index - 1]:
-            return ordered[index - 1]
-        return ordered[index]
+        return ordered[_rank(quantile, len(ordered))] if ordered else 0
+
+    def _rank(self, count: int) -> None:
+        self._ranked = count
+        self._bound_rank = _rank(self.quantile, count)
+        self._typical_rank = _rank(TYPICAL_QUANTILE, count)
+
+    def _confirmed_ns(self) -> int:
+        """Read the bound where it is the largest: that counts only when the next confirms it."""
+        ordered = self._ordered
+        if len(ordered) > 2 and ordered[-1] > OUTLIER_RATIO * ordered[-2]:
+            return ordered[-2]
+        return ordered[-1]
 
     def _watch_for_change(self, duration_ns: int, estimate_ns: int) -> None:
-        if not estimate_ns:
-            return
-        self._above = self._above + 1 if duration_ns > estimate_ns else 0
-        faster = duration_ns < FASTER_RATIO * estimate_ns
-        self._below = self._below + 1 if faster else 0
-        if self._above >= SLOWER_RUN:
-            self._forget_all_but(SLOWER_RUN)
-        elif self._below >= FASTER_RUN:
-            self._forget_all_but(FASTER_RUN)
+        if duration_ns > estimate_ns:
+            self._below = 0
+            self._above += 1
+            if self._above >= SLOWER_RUN:
+                self._forget_all_but(SLOWER_RUN)
+        elif duration_ns < FASTER_RATIO * estimate_ns:
+            self._above = 0
+            self._below += 1
+            if self._below >= FASTER_RUN:
+                self._forget_all_but(FASTER_RUN)
+        else:
+            self._above = self._below = 0
 
     def _forget_all_but(self, count: int) -> None:
         while len(self._recent) > count:
             self._recent.popleft()
         self._ordered = sorted(self._recent)
         self._above = self._below = 0
+
+
+def _rank(quantile: float, count: int) -> int:
+    return min(count - 1, int(quantile * count))
 
 
 @attrs.frozen(kw_only=True)

@@ -87,12 +87,15 @@ class Lane(Generic[T]):
             now_ns: Cluster time.
             return_ns: How late a result may be before its action counts as running long.
         """
-        if not self.outstanding:
+        outstanding = self.outstanding
+        if not outstanding:
             return self.ended_ns
-        front = next(iter(self.outstanding.values()))
-        last = next(reversed(self.outstanding.values()))
-        late_ns = now_ns - return_ns - front.end_ns
-        return last.end_ns + late_ns if late_ns > 0 else last.end_ns
+        last = front = next(iter(outstanding.values()))
+        if len(outstanding) > 1:
+            last = next(reversed(outstanding.values()))
+        end_ns = last.start_ns + last.busy_ns
+        late_ns = now_ns - return_ns - front.start_ns - front.busy_ns
+        return end_ns + late_ns if late_ns > 0 else end_ns
 
     def likely_free_ns(self, *, now_ns: int, return_ns: int = 0) -> int:
         """Predict when the lane will probably be free: what is to follow must be there by then.
@@ -100,10 +103,13 @@ class Lane(Generic[T]):
         `free_ns` bounds it, so whoever committed by that would leave the lane idle for what the
         estimates lie above the truth, again and again. Arguments as there.
         """
-        end_ns = self.ended_ns
+        end_ns, least_ns = self.ended_ns, now_ns - return_ns
         for committed in self.outstanding.values():
-            start_ns = max(end_ns, committed.ready_ns)
-            end_ns = max(start_ns + committed.likely_ns, now_ns - return_ns)
+            if end_ns < committed.ready_ns:
+                end_ns = committed.ready_ns
+            end_ns += committed.likely_ns
+            if end_ns < least_ns:
+                end_ns = least_ns
         return end_ns
 
     def commit(self, committed: Committed[T]) -> None:
@@ -121,8 +127,7 @@ class Lane(Generic[T]):
             return None
         if end_ns > start_ns:
             self.busy.add(start_ns, end_ns)
-        self.ended_ns = max(self.ended_ns, end_ns)
-        free_ns = self.ended_ns
+        free_ns = self.ended_ns = max(self.ended_ns, end_ns)
         for waiting in self.outstanding.values():
             waiting.free_ns = free_ns
             waiting.start_ns = max(free_ns, waiting.ready_ns)
@@ -208,17 +213,17 @@ class PipeDelay:
 
     def learn_ready(self, *, sent_ns: int, ready_ns: int) -> None:
         """Learn from an action that could start at `ready_ns`."""
-        self._to_ready.add(max(0, ready_ns - sent_ns))
-        self.delay_ns = min(self.lead_max_ns, self._to_ready.estimate_ns)
-        self.lead_ns = max(self.lead_min_ns, self.delay_ns)
+        if self._to_ready.add(max(0, ready_ns - sent_ns)):
+            self.delay_ns = min(self.lead_max_ns, self._to_ready.estimate_ns)
+            self.lead_ns = max(self.lead_min_ns, self.delay_ns)
 
     def learn_back(self, *, end_ns: int, now_ns: int) -> None:
         """Learn from a result that came at `now_ns`."""
         self._learnt_at_ns = now_ns
-        self._back.add(max(0, now_ns - end_ns))
-        self.return_ns = min(self.lead_max_ns, self._back.estimate_ns)
+        if self._back.add(max(0, now_ns - end_ns)):
+            self.return_ns = min(self.lead_max_ns, self._back.estimate_ns)
 
     def learn_overhead(self, overhead_ns: int) -> None:
         """Learn how much longer than on the device an action held its lane."""
-        self._overhead.add(max(0, overhead_ns))
-        self.overhead_ns = min(self.lead_max_ns, self._overhead.estimate_ns)
+        if self._overhead.add(max(0, overhead_ns)):
+            self.overhead_ns = min(self.lead_max_ns, self._overhead.estimate_ns)
