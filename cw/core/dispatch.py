@@ -12,6 +12,7 @@ Neighbours: `scheduler.py` and `registration.py` call it; `timeline.py` and `pag
 """
 
 import hashlib
+import struct
 from typing import Final
 
 import attrs
@@ -42,6 +43,7 @@ from cw.messages import (
 )
 from cw.units import SECOND
 
+TICKETS_PER_HASH: Final = hashlib.blake2b().digest_size // 8
 PATIENCE_NS: Final = 10 * SECOND
 """Windows of actions that nobody waits for by the millisecond: PREPARE, LOAD, probes."""
 
@@ -55,6 +57,8 @@ class Dispatcher:
     _ticket_key: bytes
     _next_action: int = 1
     commands: list[Command] = attrs.field(factory=list)
+    _ticket_block: int = -1
+    _tickets: tuple[int, ...] = ()
 
     def take_commands(self) -> list[Command]:
         """Hand over what was collected."""
@@ -116,7 +120,7 @@ class Dispatcher:
         for position, rider in enumerate(riders):
             rider.move(RequestState.COMMITTED)
             rider.batch, rider.committed, rider.predicted_ns = None, committed, finish_ns
-            rider.note(now_ns, f"assigned to action {action.action_id}")
+            rider.note(now_ns, "assigned to action %d", action.action_id)
             shares.setdefault(rider.gateway_id, []).append(
                 Assignment(request_id=rider.request_id, attempt=rider.attempt, position=position)
             )
@@ -239,8 +243,11 @@ class Dispatcher:
         return action_id
 
     def _ticket(self, action_id: ActionId) -> Ticket:
-        # A keyed hash: whoever saw all tickets so far still can't tell the next one.
-        digest = hashlib.blake2b(
-            action_id.to_bytes(8, "big"), digest_size=8, key=self._ticket_key
-        ).digest()
-        return Ticket(int.from_bytes(digest, "big"))
+        # A keyed hash: whoever saw all tickets so far still can't tell the next one. One hash makes
+        # the tickets of several actions.
+        block, index = divmod(action_id, TICKETS_PER_HASH)
+        if block != self._ticket_block:
+            digest = hashlib.blake2b(block.to_bytes(8, "big"), key=self._ticket_key).digest()
+            self._ticket_block = block
+            self._tickets = struct.unpack(f">{TICKETS_PER_HASH}Q", digest)
+        return Ticket(self._tickets[index])

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 class RequestState(enum.Enum):
     """Where an open request stands; see the module's head."""
 
+    following: "tuple[RequestState, ...]"
+    """What a request may move to from here: its line of `TRANSITIONS`."""
+
     WAITING = "waiting"
     PLANNED = "planned"
     COMMITTED = "committed"
@@ -47,6 +50,9 @@ TRANSITIONS: Final[dict[RequestState, frozenset[RequestState]]] = {
     # Back to WAITING: it ran but its outputs were lost on the way.
     RequestState.RAN: frozenset({RequestState.WAITING}),
 }
+for _state, _following in TRANSITIONS.items():
+    # Each request asks several times: an enum's member is found in a tuple without hashing it.
+    _state.following = tuple(_following)
 
 
 @attrs.define(eq=False)
@@ -75,17 +81,33 @@ class Request:
     """Some attempt was lost with its executor."""
     cause: str = ""
     """Why it would be late, if it is: see `ledger.py`."""
-    history: list[tuple[int, str]] = attrs.field(factory=list)
+    history: list[tuple[int, str, object]] = attrs.field(factory=list)
+    """When, what, and what to put into its ``%``."""
 
     def move(self, state: RequestState) -> None:
         """Take one step of the lifecycle."""
-        assert state in TRANSITIONS[self.state], f"{self.state} -> {state}: {self.story()}"
+        assert state in self.state.following, f"{self.state} -> {state}: {self.story()}"
         self.state = state
 
-    def note(self, now_ns: int, what: str) -> None:
-        """Remember a step for `story`."""
-        self.history.append((now_ns, what))
+    def note(self, now_ns: int, what: str, detail: object = None) -> None:
+        """Remember a step for `story`.
+
+        Args:
+            now_ns: Cluster time.
+            what: In words, with one ``%`` for `detail`, which is put in when somebody asks.
+            detail: None if there is no ``%``.
+        """
+        self.history.append((now_ns, what, detail))
 
     def story(self) -> list[str]:
         """Tell what happened so far, one line a step, times since the arrival."""
-        return [f"{(at_ns - self.arrival_ns) / 1e6:+.3f} ms {what}" for at_ns, what in self.history]
+        return [
+            f"{(at_ns - self.arrival_ns) / 1e6:+.3f} ms {_in_words(what, detail)}"
+            for at_ns, what, detail in self.history
+        ]
+
+
+def _in_words(what: str, detail: object) -> str:
+    if detail is None:
+        return what
+    return what % (detail.value if isinstance(detail, enum.Enum) else detail)

@@ -114,17 +114,20 @@ class Results:
             self._learn(executor, committed, result)
         for request in work.late:
             self.lifecycle.count_late(request, self._cause(committed, result, request))
+        ran, end_ns = result.ran, result.end_ns
         for position, rider in enumerate(work.requests):
             if rider is None:
                 continue
-            rider.cause = self._cause(committed, result, rider)
-            if ok and (position >= len(result.ran) or result.ran[position]):
+            if ok and (position >= len(ran) or ran[position]):
+                in_time = end_ns <= rider.deadline_ns  # as nearly all: there is no more to find out
+                rider.cause = (
+                    ledger.DELIVERED_LATE if in_time else self._cause(committed, result, rider)
+                )
                 rider.move(RequestState.RAN)
-                rider.ended_ns = result.end_ns
-                rider.note(now_ns, f"ran, ended {(now_ns - result.end_ns) / 1e6:.3f} ms ago")
+                rider.ended_ns = end_ns
+                rider.note(now_ns, "ran, ended %.3f ms ago", (now_ns - end_ns) / 1e6)
                 continue
-            if ok:
-                rider.cause = ledger.INPUTS_LATE
+            rider.cause = ledger.INPUTS_LATE if ok else self._cause(committed, result, rider)
             rider.move(RequestState.WAITING)
             rider.committed = None
             why = "its inputs came late" if ok else f"its action ended {result.outcome.value}"
