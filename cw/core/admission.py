@@ -11,7 +11,7 @@ Neighbours: policies ask `hopeless` first; `scheduler.py` asks `closed` before t
 
 from typing import Final
 
-from cw.core.books import Books, ModelBooks, Place, Stage
+from cw.core.books import Books, ExecutorBooks, ModelBooks, Place, Stage
 from cw.core.requests import Request
 from cw.core.residency import Residency
 from cw.messages import ModelState, Refusal, RefusalReason
@@ -103,10 +103,15 @@ def cold_ready_ns(books: Books, place: Place, now_ns: int) -> int:
 
 
 def note_missed(books: Books, model: ModelBooks, now_ns: int) -> None:
-    """Remember that a model was refused for being cold; wake those that could load it."""
-    books.missed[model.model_id] = now_ns
-    for place in list(model.places.values())[:PLACES_LOOKED_AT]:
-        books.dirty[place.executor.executor_id] = place.executor
+    """Remember that a model was refused for being cold; wake one that could load it at once."""
+    model.missed_ns = now_ns
+    idle: ExecutorBooks | None = None
+    for place in model.places.values():
+        place.executor.missed[model.model_id] = place
+        if idle is None and not place.executor.load.outstanding:
+            idle = place.executor
+    if idle is not None:
+        books.dirty[idle.executor_id] = idle
 
 
 def hopeless(books: Books, request: Request, now_ns: int) -> Refusal | None:

@@ -8,13 +8,14 @@ attempt or leaves by one of these doors.
 Neighbours: `scheduler.py` maps events to these steps; policies find places.
 """
 
+import enum
 import heapq
-from collections import OrderedDict
+from collections import deque
 from typing import Final
 
 import attrs
 
-from cw.core import ledger
+from cw.core import ledger, placement
 from cw.core.books import Books
 from cw.core.commands import Decide, SendCancel
 from cw.core.dispatch import Dispatcher
@@ -36,6 +37,8 @@ from cw.units import SECOND
 STORIES_REMEMBERED: Final = 512
 SETTLE_GRACE_NS: Final = 5 * SECOND
 """A gateway answers at the deadline. One that has not reported this long after never will."""
+SWEEP_NS: Final = 1 * SECOND
+"""Least time between two looks at all open requests for those whose gateway never settled them."""
 
 
 @attrs.define(eq=False)
@@ -47,39 +50,46 @@ class Lifecycle:
     dispatcher: Dispatcher
     tally: ledger.Tally = attrs.field(factory=ledger.Tally)
     _alarms: list[tuple[int, RequestId]] = attrs.field(factory=list)
-    _stories: OrderedDict[RequestId, Request] = attrs.field(factory=OrderedDict)
+    """When to look at those who wait: at the end of their hold, or at their deadline."""
+    _sweep_ns: int = 0
+    _stories: deque[Request] = attrs.field(factory=lambda: deque(maxlen=STORIES_REMEMBERED))
 
     # --- beginnings -------------------------------------------------------------------------------
 
     def open(self, request: Request, now_ns: int) -> None:
         """Take a new request into the books."""
-        assert request.request_id not in self.books.requests
-        self.books.requests[request.request_id] = request
-        request.note(now_ns, f"arrived, {(request.deadline_ns - now_ns) / 1e6:.3f} ms left")
+        requests = self.books.requests
+        assert request.request_id not in requests
+        if not requests:
+            self._sweep_ns = request.deadline_ns + SETTLE_GRACE_NS
+        requests[request.request_id] = request
+        request.note(now_ns, "arrived, %.3f ms left", (request.deadline_ns - now_ns) / 1e6)
         if request.promised:
             request.model.open += 1
+
+    def hold(self, request: Request) -> None:
+        """Come back to a request that waits, when its hold ends or at its deadline."""
         until_ns = request.deadline_ns if request.promised else request.hold_until_ns
         heapq.heappush(self._alarms, (until_ns, request.request_id))
 
     def tell_promises(self, now_ns: int) -> None:
         """Tell gateways of what was planned in this step and not assigned in it, too."""
         fresh, self.books.fresh = self.books.fresh, []
+        commands = self.dispatcher.commands
         for request in fresh:
             if not request.promised:
                 request.promised = True
                 request.model.open += 1
             if request.state is RequestState.PLANNED:
                 assert request.batch is not None
-                executor = request.batch.place.executor
-                request.note(now_ns, f"promised, planned on {executor.name}")
+                name = request.batch.place.executor.name
+                request.note(now_ns, "promised, planned on %s", name)
                 promise = Promise(
                     request_id=request.request_id,
                     attempt=request.attempt,
                     predicted_finish_ns=request.predicted_ns,
                 )
-                self.dispatcher.commands.append(
-                    Decide(gateway_id=request.gateway_id, decision=promise)
-                )
+                commands.append(Decide(gateway_id=request.gateway_id, decision=promise))
 
     # --- attempts ---------------------------------------------------------------------------------
 
@@ -144,25 +154,27 @@ class Lifecycle:
         self.policy.restore(request, force=force, now_ns=now_ns)
         for place in places:
             self.books.dirty[place.executor.executor_id] = place.executor
+        if request.state is RequestState.WAITING:
+            self.hold(request)
+            placement.note_shortage(self.books, request.model, now_ns)
 
     def ring(self, now_ns: int) -> None:
         """Decide about those whose time is up."""
         while self._alarms and self._alarms[0][0] <= now_ns:
-            _, request_id = heapq.heappop(self._alarms)
-            request = self.books.requests.get(request_id)
-            if request is None:
+            request = self.books.requests.get(heapq.heappop(self._alarms)[1])
+            if request is None or request.state is not RequestState.WAITING:
                 continue
-            if request.state is RequestState.WAITING and not request.promised:
-                refusal = self.policy.decide(request, now_ns=now_ns)
-                if refusal is not None:
-                    self._refuse(request, refusal, now_ns, at_arrival=False)
-                    continue
-            elif now_ns >= request.deadline_ns and self._overdue(request, now_ns):
+            if request.promised:
+                if now_ns >= request.deadline_ns:
+                    self._give_no_room(request, now_ns)
                 continue
-            until_ns = request.deadline_ns
-            if now_ns >= until_ns:
-                until_ns += SETTLE_GRACE_NS
-            heapq.heappush(self._alarms, (until_ns, request_id))
+            refusal = self.policy.decide(request, now_ns=now_ns)
+            if refusal is not None:
+                self._refuse(request, refusal, now_ns, at_arrival=False)
+            elif request.state is RequestState.WAITING and now_ns < request.deadline_ns:
+                heapq.heappush(self._alarms, (request.deadline_ns, request.request_id))
+        if now_ns >= self._sweep_ns and self.books.requests:
+            self._sweep(now_ns)
 
     def give_up(self, now_ns: int) -> None:
         """Decide now about those whom the policy gives up before their time."""
@@ -174,26 +186,37 @@ class Lifecycle:
                 if refusal is not None:
                     self._refuse(request, refusal, now_ns, at_arrival=False)
 
-    def _overdue(self, request: Request, now_ns: int) -> bool:
-        """Deal with a request past its deadline; say whether it ended."""
-        if request.state is RequestState.WAITING:
-            kind = FailureKind.EXECUTOR_LOST if request.executor_lost else FailureKind.LATE
-            self.books.dequeue(request)
-            self.abandon(request, Failure(kind=kind, message="no executor had room"), now_ns)
-            return True
-        if now_ns >= request.deadline_ns + SETTLE_GRACE_NS:
+    def _give_no_room(self, request: Request, now_ns: int) -> None:
+        """Abandon a promised request that still waits for another place at its deadline."""
+        kind = FailureKind.EXECUTOR_LOST if request.executor_lost else FailureKind.LATE
+        self.books.dequeue(request)
+        self.abandon(request, Failure(kind=kind, message="no executor had room"), now_ns)
+
+    def _sweep(self, now_ns: int) -> None:
+        """End the requests that their gateways never settled."""
+        requests = self.books.requests
+        longest_ns = now_ns - SETTLE_GRACE_NS
+        for request in [each for each in requests.values() if each.deadline_ns <= longest_ns]:
             self.withdraw(request)
             self._count_broken(request)
             self._close(request, now_ns, "its gateway never settled it")
-            return True
-        return False
+        if requests:
+            first_ns = min(request.deadline_ns for request in requests.values())
+            self._sweep_ns = max(now_ns + SWEEP_NS, first_ns + SETTLE_GRACE_NS)
 
     @property
     def next_alarm_ns(self) -> int | None:
         """Say when `ring` wants to be called."""
-        while self._alarms and self._alarms[0][1] not in self.books.requests:
-            heapq.heappop(self._alarms)
-        return self._alarms[0][0] if self._alarms else None
+        alarms, requests = self._alarms, self.books.requests
+        if not requests:
+            alarms.clear()
+            return None
+        while alarms:
+            request = requests.get(alarms[0][1])
+            if request is not None and request.state is RequestState.WAITING:
+                return min(alarms[0][0], self._sweep_ns)
+            heapq.heappop(alarms)
+        return self._sweep_ns
 
     # --- ends -------------------------------------------------------------------------------------
 
@@ -205,7 +228,7 @@ class Lifecycle:
         self.tally.refuse(refusal.reason, at_arrival=at_arrival)
         decision = Refuse(request_id=request.request_id, attempt=request.attempt, refusal=refusal)
         self.dispatcher.commands.append(Decide(gateway_id=request.gateway_id, decision=decision))
-        self._close(request, now_ns, f"refused: {refusal.reason.value}")
+        self._close(request, now_ns, "refused: %s", refusal.reason)
 
     def abandon(self, request: Request, failure: Failure, now_ns: int) -> None:
         """Give up a request that stands in no place."""
@@ -215,12 +238,15 @@ class Lifecycle:
             self.tally.fail(failure.kind)
         decision = Abandon(request_id=request.request_id, attempt=request.attempt, failure=failure)
         self.dispatcher.commands.append(Decide(gateway_id=request.gateway_id, decision=decision))
-        self._close(request, now_ns, f"abandoned: {failure.kind.value}")
+        self._close(request, now_ns, "abandoned: %s", failure.kind)
 
     def settle(self, request: Request, outcome: SettledAs, finished_ns: int, now_ns: int) -> None:
         """Its gateway answered it, finally, at `finished_ns`."""
-        if request.state is RequestState.RAN and outcome is SettledAs.KEPT:
+        if outcome is SettledAs.KEPT and request.state is RequestState.RAN:  # nearly all
             self.books.learn_delivery(max(0, finished_ns - request.ended_ns), now_ns=now_ns)
+            self.tally.keep()
+            self._close(request, now_ns, "settled: %s", outcome)
+            return
         committed = request.committed if request.state is RequestState.COMMITTED else None
         if outcome is SettledAs.KEPT:
             self._ran_already(request)
@@ -237,7 +263,7 @@ class Lifecycle:
                 committed.cargo.late.append(request)
             case _:
                 self._count_broken(request)
-        self._close(request, now_ns, f"settled: {outcome.value}")
+        self._close(request, now_ns, "settled: %s", outcome)
 
     def _ran_already(self, request: Request) -> None:
         """Note that outputs came before the action's result did: there is nothing to cancel."""
@@ -262,19 +288,22 @@ class Lifecycle:
         lost = ledger.EXECUTOR_LOST if request.executor_lost else ""
         self.tally.break_promise(lost or request.cause or ledger.STARTED_LATE)
 
-    def _close(self, request: Request, now_ns: int, what: str) -> None:
-        request.note(now_ns, what)
+    def _close(
+        self, request: Request, now_ns: int, what: str, detail: enum.Enum | None = None
+    ) -> None:
+        request.note(now_ns, what, detail)
+        model = request.model
         del self.books.requests[request.request_id]
         if request.promised:
-            request.model.open -= 1
-        if request.model.removed:
-            self.books.leaving[request.model.model_id] = request.model
+            model.open -= 1
+        if model.removed:
+            self.books.leaving[model.model_id] = model
         request.committed = None
-        self._stories[request.request_id] = request
-        if len(self._stories) > STORIES_REMEMBERED:
-            self._stories.popitem(last=False)
+        self._stories.append(request)
 
     def story(self, request_id: RequestId) -> list[str]:
         """Tell what became of a request, one line a step; of ended ones, the last are known."""
-        request = self.books.requests.get(request_id) or self._stories.get(request_id)
+        request = self.books.requests.get(request_id)
+        ended = (each for each in reversed(self._stories) if each.request_id == request_id)
+        request = request or next(ended, None)
         return request.story() if request is not None else []

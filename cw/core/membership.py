@@ -9,7 +9,7 @@ Neighbours: `scheduler.py` maps events to these steps; `registration.py` brings 
 
 import attrs
 
-from cw.core.books import Books, ExecutorBooks, ModelBooks, Stage
+from cw.core.books import Books, ExecutorBooks, ModelBooks
 from cw.core.commands import AnnounceModel, DropExecutor
 from cw.core.dispatch import Dispatcher
 from cw.core.events import ExecutorJoined
@@ -36,7 +36,7 @@ class Membership:
     # --- models -----------------------------------------------------------------------------------
 
     def add_model(self, model: ModelBooks) -> None:
-        """Bring a model up everywhere; a model of that id that is known already stays."""
+        """Bring a model up where it should be known; one of that id that is known already stays."""
         model_id = model.model_id
         known = self.books.models.get(model_id)
         if known is not None:
@@ -51,8 +51,7 @@ class Membership:
             )
         self.books.models[model_id] = model
         if model.state is not ModelState.FAILED:
-            for executor in self.books.executors.values():
-                self.registrar.place_model(model, executor)
+            self.registrar.refill(model)
             self.registrar.judge(model)
 
     def remove_model(self, model_id: ModelId, now_ns: int) -> None:
@@ -81,16 +80,8 @@ class Membership:
         if self.books.models.get(model.model_id) is not model:
             return
         for place in list(model.places.values()):
-            executor = place.executor
-            if place.stage is not Stage.NEW or model.model_id in executor.prepared:
-                self.dispatcher.unload(executor, model.model_id, forget=True)
-            del executor.places[model.model_id]
-            executor.prepared.discard(model.model_id)
-            executor.resident.discard(model.model_id)
-            if place in executor.bring_up:
-                executor.bring_up.remove(place)
-            self.books.dirty[executor.executor_id] = executor
-        model.places.clear()
+            self.registrar.spread.drop(place)
+        self.registrar.spread.forget(model)
         model.serving.clear()
         del self.books.models[model.model_id]
         returning = self._returning.pop(model.model_id, None)
@@ -100,7 +91,7 @@ class Membership:
     # --- executors --------------------------------------------------------------------------------
 
     def join(self, event: ExecutorJoined) -> None:
-        """Bring every model up on a new executor."""
+        """Bring up on a new executor what it has prepared, what is known on too few, its share."""
         if event.executor_id in self.books.executors:
             return
         settings = self.books.settings
@@ -114,10 +105,12 @@ class Membership:
             resident=set(event.resident),
         )
         self.books.executors[event.executor_id] = executor
-        for model in self.books.models.values():
-            if not model.removed:
-                self.registrar.place_model(model, executor)
-                self.registrar.judge(model)
+        spread = self.registrar.spread
+        spread.join(executor)
+        for model in spread.choose_for(executor):
+            place = self.registrar.place_model(model, executor)
+            spread.trim(model, place)
+            self.registrar.judge(model)
         self.books.dirty[event.executor_id] = executor
 
     def drop(self, executor: ExecutorBooks, reason: str, now_ns: int) -> None:
@@ -130,12 +123,17 @@ class Membership:
         """Find new places for what an executor had promised, most urgent first."""
         del self.books.executors[executor.executor_id]
         self.books.dirty.pop(executor.executor_id, None)
+        self.registrar.spread.leave(executor)
         models = [place.model for place in executor.places.values()]
         for place in executor.places.values():
             place.stop_serving()
             del place.model.places[executor.executor_id]
             place.model.in_flight -= place.in_flight
         self.results.executor_lost(executor, now_ns)
+        models.sort(key=lambda model: (not (model.open or model.queue), -model.popularity.key))
         for model in models:
             self.registrar.judge(model)
-            self.forget_if_done(model)
+            if model.removed:
+                self.forget_if_done(model)
+            else:
+                self.registrar.refill(model)

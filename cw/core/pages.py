@@ -24,6 +24,8 @@ from cw.units import SECOND
 
 POPULARITY_DECAY_NS: Final = 20 * SECOND
 """A use counts 1/e after this long. 20 s and 60 s did equally well in simulation."""
+_STALE_MAX: Final = 64
+"""So many entries of models that left are not worth building a heap anew."""
 
 
 @attrs.define(eq=False)
@@ -133,24 +135,33 @@ class Popularity:
 class EvictionOrder:
     """The resident models of one executor, least popular first.
 
-    A heap with one entry a model. Popularity only grows, so an entry's key is a lower bound: it
-    is brought up to date when it comes to the top, and requests never touch the heap.
+    A heap with one current entry a model. Popularity only grows, so an entry's key is a lower
+    bound: it is brought up to date when it comes to the top, and requests never touch the heap. An
+    entry of a model that left stays until it comes to the top, or until half of all are such.
     """
 
-    _heap: list[tuple[float, ModelId]] = attrs.field(factory=list)
-    _members: set[ModelId] = attrs.field(factory=set)
+    _heap: list[tuple[float, ModelId, int]] = attrs.field(factory=list)
+    _members: dict[ModelId, int] = attrs.field(factory=dict)
+    """Which entry of a model is the current one, by the number it was given."""
+    _next_number: int = 0
+
+    def __len__(self) -> int:
+        """Count the members."""
+        return len(self._members)
 
     def add(self, model_id: ModelId, key: float) -> None:
         """Enter a model whose pages may be wanted back some day."""
         if model_id not in self._members:
-            self._members.add(model_id)
-            heapq.heappush(self._heap, (key, model_id))
+            self._next_number += 1
+            self._members[model_id] = self._next_number
+            heapq.heappush(self._heap, (key, model_id, self._next_number))
 
     def discard(self, model_id: ModelId) -> None:
-        """Leave a model out; it must not be added again before the heap dropped its entry."""
-        if model_id in self._members:
-            self._members.remove(model_id)
-            self._heap = [entry for entry in self._heap if entry[1] != model_id]
+        """Leave a model out."""
+        self._members.pop(model_id, None)
+        if len(self._heap) > 2 * len(self._members) + _STALE_MAX:
+            members = self._members
+            self._heap = [entry for entry in self._heap if members.get(entry[1]) == entry[2]]
             heapq.heapify(self._heap)
 
     def choose(
@@ -170,18 +181,21 @@ class EvictionOrder:
         Returns:
             The victims, least popular first; None when all that may go is not enough.
         """
+        heap, members = self._heap, self._members
         victims: list[ModelId] = []
-        looked_at: list[tuple[float, ModelId]] = []
-        while pages > 0 and self._heap:
-            known, model_id = heapq.heappop(self._heap)
-            key = key_of(model_id)
-            if key is not None and key > known and self._heap and key > self._heap[0][0]:
-                heapq.heappush(self._heap, (key, model_id))
+        looked_at: list[tuple[float, ModelId, int]] = []
+        while pages > 0 and heap:
+            known, model_id, number = heapq.heappop(heap)
+            if members.get(model_id) != number:
                 continue
-            looked_at.append((known if key is None else key, model_id))
+            key = key_of(model_id)
+            if key is not None and key > known and heap and key > heap[0][0]:
+                heapq.heappush(heap, (key, model_id, number))
+                continue
+            looked_at.append((known if key is None else key, model_id, number))
             if key is not None:
                 victims.append(model_id)
                 pages -= pages_of(model_id)
         for entry in looked_at:
-            heapq.heappush(self._heap, entry)
+            heapq.heappush(heap, entry)
         return victims if pages <= 0 else None

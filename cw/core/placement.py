@@ -9,23 +9,30 @@ least popular first, never of a model with promised or running work.
 A model that was refused because it is cold is loaded for the next who ask, where its LOAD is in
 nobody's way and those that make room for it are asked for less.
 
+Who could load a model is noted with the executors when it is asked for (`wanted`, `short`,
+`missed`), so that an executor whose LOAD lane is free looks only at what it could load. Of those
+notes, out-of-date ones are left out when they are met.
+
 Knows nothing of how batches are planned. Neighbours: policies ask; `dispatch.py` carries out.
 """
 
+import math
+from bisect import bisect_left
 from typing import Final
 
 from cw.core import admission
 from cw.core.books import Books, ExecutorBooks, ModelBooks, Place, Stage
+from cw.core.requests import Request
 from cw.core.residency import Residency
 from cw.messages import ModelId
 from cw.units import MS
 
 LOAD_AHEAD_NS: Final = 3 * MS
 """Order a LOAD so long before its lane is free: later knows more, sooner keeps the lane busy."""
-REPLICA_LOOK_NS: Final = 2 * MS
-"""How often an executor looks for a model that wants a replica."""
+SHORT_LOOK_NS: Final = 2 * MS
+"""How often it is looked for room for a model that its executors turn away."""
 SHORT_NS: Final = 10 * MS
-"""How long ago a model must have been turned away at most, to want one."""
+"""How long ago a model must have been turned away at most, to want a replica."""
 QUEUE_BONUS: Final = 5.0
 """A model that is waited for stays: as if it had been used e^5 times as much."""
 MISSED_NS: Final = 1000 * MS
@@ -35,34 +42,106 @@ MISSED_GAIN: Final = 0.5
 change hands at every request serve nobody."""
 BUSY_RATIO: Final = 0.6
 """A replica goes to an executor with less than this share of the others' backlog."""
+ROOMY_NS: Final = 10 * MS
+"""An executor has room for one more model if what it promised is done so soon."""
 MODELS_LOOKED_AT: Final = 256
+PLACES_WOKEN: Final = 2
+"""Executors told at once that a cold model is waited for; the others find it when their LOAD lane
+comes free."""
+LOADING_RATIO: Final = 4
+"""Of so many replicas one may be on its way, and one at least: demand that doubled overnight is met
+in a few steps, and one that was a burst does not fill every executor."""
+
+
+# --- what is asked for ----------------------------------------------------------------------------
 
 
 def note_shortage(books: Books, model: ModelBooks, now_ns: int) -> None:
     """Remember that a model's executors had no room for it; wake those that could load it."""
     if not model.serving:
-        for place in list(model.places.values())[: admission.PLACES_LOOKED_AT]:
-            books.dirty[place.executor.executor_id] = place.executor
-    elif len(model.serving) < len(model.places):
-        books.short[model.model_id] = now_ns
-        for place in list(model.places.values())[: admission.PLACES_LOOKED_AT]:
-            books.dirty[place.executor.executor_id] = place.executor
+        _want(books, model, now_ns)
+    elif now_ns - model.asked_ns >= SHORT_LOOK_NS:
+        model.asked_ns = now_ns
+        _want_replica(books, model, now_ns)
+
+
+def _want(books: Books, model: ModelBooks, now_ns: int) -> None:
+    """Note a cold model where it could be loaded; wake those who would have it warm first."""
+    candidates = [place for place in model.places.values() if place.stage is Stage.READY]
+    for place in candidates:
+        place.executor.wanted[model.model_id] = place
+    ends = sorted(
+        (_warm_ns(books, place, now_ns), -place.executor.pages.free, place.executor.executor_id)
+        for place in _in_turn(model, candidates)
+    )
+    for _, _, executor_id in ends[:PLACES_WOKEN]:
+        books.dirty[executor_id] = books.executors[executor_id]
+    queue = model.queue
+    if queue and (not ends or ends[0][0] > queue[-1].due_ns):
+        books.cramped[model.model_id] = model
+
+
+def _want_replica(books: Books, model: ModelBooks, now_ns: int) -> None:
+    """Note a warm model that is turned away where it would have room."""
+    recent = model.serving[-admission.PLACES_LOOKED_AT :]
+    loading = sum(place.residency is Residency.LOADING for place in recent)
+    if loading > len(model.serving) // LOADING_RATIO:
+        return
+    others_ns = min(backlog_ns(each.executor, now_ns) for each in admission.places_to_try(model))
+    best: Place | None = None
+    least_ns = int(BUSY_RATIO * others_ns)
+    cold = [place for place in model.places.values() if _is_cold(place)]
+    for place in _in_turn(model, cold):
+        waits_ns = backlog_ns(place.executor, now_ns)
+        if waits_ns < least_ns:
+            best, least_ns = place, waits_ns
+    if best is not None:
+        best.executor.short[model.model_id] = best
+        books.dirty[best.executor.executor_id] = best.executor
+    elif others_ns > ROOMY_NS:
+        books.cramped[model.model_id] = model
+
+
+def _in_turn(model: ModelBooks, places: list[Place]) -> list[Place]:
+    """Pick a few of many places, others each time."""
+    count = admission.PLACES_LOOKED_AT
+    if len(places) <= count:
+        return places
+    first = model.looked_at = (model.looked_at + count) % len(places)
+    return (places[first:] + places[:first])[:count]
+
+
+# --- what is loaded -------------------------------------------------------------------------------
 
 
 def next_load(books: Books, executor: ExecutorBooks, *, now_ns: int) -> Place | None:
     """Choose whose weights an executor should load now, if anyone's."""
-    start_ns = executor.load_start_ns(now_ns)
-    lead_ns = max(LOAD_AHEAD_NS, executor.pipe.delay_ns)
-    if start_ns > now_ns + lead_ns or not (books.waiting or books.short or books.missed):
+    if not (executor.wanted or executor.short or executor.missed):
+        return None
+    if not _load_lane_is_due(executor, now_ns):
         return None
     place = (
         _most_wanted(books, executor, now_ns)
-        or _replica(books, executor, now_ns)
+        or _replica(executor, now_ns)
         or _missed(books, executor, now_ns)
     )
     if place is None or not can_load(books, place, now_ns):
         return None
     return place
+
+
+def _load_lane_is_due(executor: ExecutorBooks, now_ns: int) -> bool:
+    lead_ns = max(LOAD_AHEAD_NS, executor.pipe.delay_ns)
+    return executor.load_start_ns(now_ns) <= now_ns + lead_ns
+
+
+def is_roomy(executor: ExecutorBooks, now_ns: int) -> bool:
+    """Say whether an executor could take one more model at once."""
+    return (
+        not executor.quiescing
+        and _load_lane_is_due(executor, now_ns)
+        and backlog_ns(executor, now_ns) <= ROOMY_NS
+    )
 
 
 def can_load(books: Books, place: Place, now_ns: int) -> bool:
@@ -87,12 +166,15 @@ def choose_victims(books: Books, place: Place) -> list[ModelId] | None:
     def key_of(model_id: ModelId) -> float | None:
         other = executor.places.get(model_id)
         if other is None:
-            return 0.0
+            return -math.inf
         if other is place or other.in_use or other.stage is Stage.PROBING:
             return None
         if other.residency is not Residency.WARM:
             return None
         key = other.model.popularity.key
+        replicas = len(other.model.serving)
+        if replicas > 1:
+            key -= math.log(replicas)
         return key + QUEUE_BONUS if other.model.queue else key
 
     return executor.eviction.choose(missing, key_of=key_of, pages_of=executor.pages.held)
@@ -102,44 +184,38 @@ def _most_wanted(books: Books, executor: ExecutorBooks, now_ns: int) -> Place | 
     """Find the cold model with the most queued work that a LOAD would save; promised first."""
     best: Place | None = None
     best_worth = (0, 0)
-    for looked_at, (model_id, model) in enumerate(books.waiting.items()):
+    spent: list[ModelId] = []
+    for looked_at, (model_id, place) in enumerate(executor.wanted.items()):
         if looked_at >= MODELS_LOOKED_AT:
             break
-        place = executor.places.get(model_id)
-        if model.serving or place is None or place.stage is not Stage.READY:
+        model = place.model
+        queue = model.queue
+        if model.serving or not queue or place.stage is not Stage.READY:
+            spent.append(model_id)
             continue
-        by_count = place.costs.by_count
         end_ns = (
-            admission.cold_ready_ns(books, place, now_ns) + by_count[1] + executor.pipe.overhead_ns
+            admission.cold_ready_ns(books, place, now_ns)
+            + place.costs.by_count[1]
+            + executor.pipe.overhead_ns
         )
-        promised = savable = 0
-        for request in model.queue:
-            promised += request.promised
-            savable += request.due_ns >= end_ns
-        worth = (promised, savable)
+        savable = len(queue) - bisect_left(queue, end_ns, key=_due_ns)
+        if not savable:
+            spent.append(model_id)
+            continue
+        # What is open of a model that is nowhere warm is promised and waits.
+        worth = (model.open, savable)
         if worth > best_worth:
             best, best_worth = place, worth
+    for model_id in spent:
+        del executor.wanted[model_id]
     return best
 
 
-def _replica(books: Books, executor: ExecutorBooks, now_ns: int) -> Place | None:
+def _replica(executor: ExecutorBooks, now_ns: int) -> Place | None:
     """Find a model that is short of executors and that this one has room for."""
-    if now_ns < executor.replica_look_ns:
-        return None
-    executor.replica_look_ns = now_ns + REPLICA_LOOK_NS
-    for model_id, noted_ns in list(books.short.items()):
-        model = books.models.get(model_id)
-        if model is None or now_ns - noted_ns > SHORT_NS:
-            del books.short[model_id]
-            continue
-        place = executor.places.get(model_id)
-        if place is None or place.stage is not Stage.READY or place.residency != Residency.COLD:
-            continue
-        if any(each.residency is Residency.LOADING for each in model.serving):
-            continue
-        others_ns = [_backlog_ns(each.executor, now_ns) for each in model.serving[:8]]
-        if others_ns and _backlog_ns(executor, now_ns) < BUSY_RATIO * min(others_ns):
-            del books.short[model_id]
+    while executor.short:
+        place = executor.short.pop(next(iter(executor.short)))
+        if _is_cold(place) and now_ns - place.model.asked_ns <= SHORT_NS:
             return place
     return None
 
@@ -151,16 +227,17 @@ def _missed(books: Books, executor: ExecutorBooks, now_ns: int) -> Place | None:
     for as long as all who ask are in such a hurry.
     """
     best: Place | None = None
-    for model_id, noted_ns in list(books.missed.items()):
-        model = books.models.get(model_id)
-        if model is None or model.serving or now_ns - noted_ns > MISSED_NS:
-            del books.missed[model_id]
-            continue
-        place = executor.places.get(model_id)
-        if place is None or place.stage is not Stage.READY:
-            continue
-        if best is None or model.popularity.key > best.model.popularity.key:
+    spent: list[ModelId] = []
+    for looked_at, (model_id, place) in enumerate(executor.missed.items()):
+        if looked_at >= MODELS_LOOKED_AT:
+            break
+        model = place.model
+        if model.serving or now_ns - model.missed_ns > MISSED_NS or not _is_cold(place):
+            spent.append(model_id)
+        elif best is None or model.popularity.key > best.model.popularity.key:
             best = place
+    for model_id in spent:
+        del executor.missed[model_id]
     if best is None:
         return None
     least_key = best.model.popularity.key - MISSED_GAIN
@@ -168,10 +245,32 @@ def _missed(books: Books, executor: ExecutorBooks, now_ns: int) -> Place | None:
     if victims is None:
         return None
     pushed_out = [books.models[victim] for victim in victims if victim in books.models]
-    return best if all(model.popularity.key <= least_key for model in pushed_out) else None
+    if all(model.popularity.key <= least_key for model in pushed_out):
+        return best
+    # If the most popular does not deserve its pages, none does, until it is asked for again.
+    executor.missed.clear()
+    return None
 
 
-def _backlog_ns(executor: ExecutorBooks, now_ns: int) -> int:
+def _is_cold(place: Place) -> bool:
+    return place.stage is Stage.READY and place.residency is Residency.COLD
+
+
+def _due_ns(request: Request) -> int:
+    return request.due_ns
+
+
+def _warm_ns(books: Books, place: Place, now_ns: int) -> int:
+    """Say when a lone request could be done at a cold place, behind all that is promised there."""
+    executor = place.executor
+    ready_ns = max(
+        admission.cold_ready_ns(books, place, now_ns), now_ns + backlog_ns(executor, now_ns)
+    )
+    return ready_ns + place.costs.by_count[1] + executor.pipe.overhead_ns
+
+
+def backlog_ns(executor: ExecutorBooks, now_ns: int) -> int:
+    """Say how long from now on all that is promised on an executor will take."""
     start_ns = executor.start_ns(now_ns)
     executor.plan.walk(start_ns, executor.pipe.overhead_ns, now_ns)
     return (executor.plan.finishes[-1] if executor.plan.finishes else start_ns) - now_ns

@@ -2,6 +2,7 @@
 
 The concept: nothing is promised of what was not measured. A place (one model on one executor)
 climbs the stages of this table, one action at a time; an executor brings up its places in order.
+Which executors know a model is for `spread.py` to say.
 
 =========  ==========================================  =========================================
 stage      what is done                                what comes next
@@ -36,6 +37,7 @@ from cw.core.commands import AnnounceModel
 from cw.core.dispatch import Dispatcher
 from cw.core.profile import DurationWindow, own_ns
 from cw.core.residency import Residency
+from cw.core.spread import Spread
 from cw.messages import ActionResult, Infer, ModelState, Outcome, Prepare
 from cw.units import MS, SECOND
 
@@ -70,15 +72,28 @@ class Registrar:
 
     books: Books
     dispatcher: Dispatcher
+    spread: Spread = attrs.field(init=False)
     _prepare_ns: DurationWindow = attrs.field(factory=lambda: DurationWindow(32, 0.99))
 
-    def place_model(self, model: ModelBooks, executor: ExecutorBooks) -> None:
-        """Begin to bring a model up on an executor."""
+    def __attrs_post_init__(self) -> None:
+        self.spread = Spread(self.books, self.dispatcher)
+
+    def place_model(
+        self, model: ModelBooks, executor: ExecutorBooks, *, urgent: bool = False
+    ) -> Place:
+        """Begin to bring a model up on an executor.
+
+        Args:
+            model: Which.
+            executor: Where it is not known yet.
+            urgent: Before all that wait to be brought up there, since it is asked for.
+        """
         spec = model.spec
         costs = self.books.profiles.costs(spec.program_sha256, spec.batch_sizes, executor.key)
         place = Place(model, executor, costs)
         model.places[executor.executor_id] = place
         executor.places[model.model_id] = place
+        self.spread.count(place)
         if spec.model_id in executor.resident and spec.pages <= executor.pages.free:
             executor.pages.claim(spec.model_id, spec.pages)
             executor.eviction.add(spec.model_id, model.popularity.key)
@@ -86,8 +101,25 @@ class Registrar:
         if spec.model_id in executor.prepared:
             self._prepared(place)
         if place.stage is not Stage.READY:
-            executor.bring_up.append(place)
+            # Not before what has begun: an executor brings up one place at a time.
+            begun = bool(executor.bring_up) and executor.bring_up[0].stage is not Stage.NEW
+            executor.bring_up.insert(int(begun) if urgent else len(executor.bring_up), place)
         self.books.dirty[executor.executor_id] = executor
+        return place
+
+    def refill(self, model: ModelBooks) -> None:
+        """Make a model known where it should be and is not."""
+        for executor in self.spread.choose(model):
+            self.place_model(model, executor)
+
+    def extend(self, model: ModelBooks, *, now_ns: int) -> None:
+        """Make a model known on one more executor, if one has room."""
+        if model.removed:
+            return
+        executor = self.spread.choose_roomy(model, now_ns)
+        if executor is not None:
+            self.spread.trim_some()
+            self.place_model(model, executor, urgent=True)
 
     def again(self, place: Place) -> None:
         """Begin anew with a place whose executor does not know the model."""
@@ -105,7 +137,7 @@ class Registrar:
         """
         while executor.bring_up:
             place = executor.bring_up[0]
-            if place.model.removed or place.stage in (Stage.READY, Stage.FAILED):
+            if self._is_up(place):
                 executor.bring_up.popleft()
                 executor.waiting_since_ns = None
                 executor.quiescing = False
@@ -118,6 +150,12 @@ class Registrar:
                 # No pages can be freed at present: promised work holds them all.
                 return now_ns + GAP_POLL_NS
         return None
+
+    def _is_up(self, place: Place) -> bool:
+        """Say whether nothing is left to be done to bring a place up."""
+        if place.model.removed or place.stage in (Stage.READY, Stage.FAILED):
+            return True
+        return place.executor.places.get(place.model.model_id) is not place  # dropped
 
     def on_result(self, place: Place, action: object, result: ActionResult, *, now_ns: int) -> None:
         """Take in the result of a PREPARE or a probe."""
@@ -178,6 +216,7 @@ class Registrar:
         model = place.model
         model.detail = detail
         self.judge(model)
+        self.refill(model)
 
     def judge(self, model: ModelBooks) -> None:
         """Bring a model's state in step with its places, and announce what changed."""
@@ -309,7 +348,11 @@ class Registrar:
         _move(place, Stage.READY)
         place.executor.warm_programs.add(place.model.spec.program_sha256)
         place.serve_if_ready()
-        self.judge(place.model)
+        model = place.model
+        self.judge(model)
+        self.spread.trim(model, place)
+        if model.queue and not model.serving:
+            place.executor.wanted[model.model_id] = place
 
 
 def _move(place: Place, stage: Stage) -> None:

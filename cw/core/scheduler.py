@@ -13,9 +13,9 @@ an event                      and what it leads to
 ``Settled``                   the request ends, kept or broken (`lifecycle`)
 ``AttemptFailed``             another attempt, if time allows
 ``Cancel``, ``GatewayLost``   the request ends
-``ExecutorJoined``            `registration` brings every model up there
+``ExecutorJoined``            `registration` brings up there what `spread` says
 ``ExecutorLost``              what was committed gets another attempt, what was planned a new place
-``ModelAdded``                `registration` brings it up everywhere
+``ModelAdded``                `registration` brings it up where `spread` says
 ``ModelRemoved``              the held are refused, the promised finish, then UNLOAD forget
 ============================  ======================================================================
 
@@ -51,7 +51,7 @@ from cw.core.membership import Membership
 from cw.core.policies import make_policy
 from cw.core.profile import MeasuredDurations, Profiles
 from cw.core.registration import Registrar
-from cw.core.requests import Request
+from cw.core.requests import Request, RequestState
 from cw.core.results import Results
 from cw.messages import (
     AttemptFailed,
@@ -143,8 +143,12 @@ class Scheduler:
                 executor.wake_ns = None
                 self.books.dirty[executor.executor_id] = executor
             heapq.heappop(self._wakes)
-        dirty = self.books.dirty
-        while dirty:
+        dirty, cramped = self.books.dirty, self.books.cramped
+        while dirty or cramped:
+            while cramped:
+                self.registrar.extend(cramped.popitem()[1], now_ns=now_ns)
+            if not dirty:
+                break
             executor_id = next(iter(dirty))
             executor = dirty.pop(executor_id)
             if executor_id in self.books.executors:
@@ -240,6 +244,8 @@ class Scheduler:
         refusal = refusal or self.policy.arrive(request, now_ns=now_ns)
         if refusal is not None:
             self.lifecycle.refuse_at_arrival(request, refusal, now_ns)
+        elif request.state is RequestState.WAITING:
+            self.lifecycle.hold(request)
 
     # --- executors --------------------------------------------------------------------------------
 
@@ -267,7 +273,7 @@ class Scheduler:
         look_ns = None
         if executor.bring_up:
             look_ns = self.registrar.advance(executor, now_ns=now_ns)
-        if self.books.waiting or self.books.short or self.books.missed:
+        if self.books.waiting or executor.short or executor.missed:
             self._load(executor, now_ns)
         self._set_wake(executor, look_ns, now_ns)
 
