@@ -60,8 +60,9 @@ class Lifecycle:
         """Take a new request into the books."""
         requests = self.books.requests
         assert request.request_id not in requests
-        if not requests:
-            self._sweep_ns = request.deadline_ns + SETTLE_GRACE_NS
+        sweep_ns = request.deadline_ns + SETTLE_GRACE_NS
+        if sweep_ns < self._sweep_ns or not requests:
+            self._sweep_ns = sweep_ns
         requests[request.request_id] = request
         request.note(now_ns, "arrived, %.3f ms left", (request.deadline_ns - now_ns) / 1e6)
         if request.promised:
