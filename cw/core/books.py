@@ -121,7 +121,7 @@ class Place:
     """When the LOAD is expected to have ended; meaningful while LOADING or WARM."""
     batches: list[PlannedBatch] = attrs.field(factory=list)
     in_flight: int = 0
-    probes: deque[int] = attrs.field(factory=deque)
+    probes: list[int] = attrs.field(factory=list)
     """Batch sizes still to be probed, in order."""
     probes_done: int = 0
     probes_total: int = 0

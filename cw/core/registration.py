@@ -27,7 +27,6 @@ load can't keep a model out for ever.
 Neighbours: `scheduler.py` advances it and hands it results; `dispatch.py` sends.
 """
 
-from collections import deque
 from typing import Final
 
 import attrs
@@ -182,7 +181,7 @@ class Registrar:
             ):
                 place.doubted_ns = now_ns
                 sizes = place.model.spec.batch_sizes
-                place.probes = deque(size for size in sizes for _ in range(DOUBT_RUNS))
+                place.probes = [size for size in sizes for _ in range(DOUBT_RUNS)]
                 place.rechecked_ns.clear()
                 self.dispatcher.probe(place, place.probes[0], now_ns)
 
@@ -193,7 +192,7 @@ class Registrar:
         if result.outcome is not Outcome.OK or not place.probes:
             place.probes.clear()
             return
-        place.probes.popleft()
+        del place.probes[0]
         place.rechecked_ns.append(own_ns(result))
         if len(place.rechecked_ns) == DOUBT_RUNS:
             self.books.profiles.correct_infer(
@@ -317,7 +316,7 @@ class Registrar:
         place.warm_ups = settings.probes_warm_up
         measured = 0 if place.costs.known else settings.probes_measured
         runs = max(1, place.warm_ups + measured)
-        place.probes = deque(size for size in place.model.spec.batch_sizes for _ in range(runs))
+        place.probes = [size for size in place.model.spec.batch_sizes for _ in range(runs)]
         place.probes_done, place.probes_total = 0, len(place.probes)
 
     def _on_probe(self, place: Place, action: Infer, result: ActionResult) -> None:
@@ -340,7 +339,7 @@ class Registrar:
                 spec.program_sha256, action.batch_size, place.executor.key, own_ns(result)
             )
         place.probes_done += 1
-        place.probes.popleft()
+        del place.probes[0]
         if not place.probes:
             self._ready(place)
 
