@@ -93,7 +93,7 @@ class Speed:
             "kept_share": round(counts.kept / counts.requests, 4),
             "refused_share": round(counts.refused / counts.requests, 4),
             "late": counts.late,
-            "driver_share": round(1.0 - counts.inside_ns / counts.wall_ns, 3),
+            "driver_share": round(1.0 - counts.inside_ns / counts.all_ns, 3),
         }
 
 
