@@ -30,6 +30,12 @@ The proof
 4. *Rank.* f(S) is found by working always on the request whose deadline comes first (EDF), leaving
    what its deadline cuts off: an exchange argument shows that no other order does more work.
 
+5. *Cuts.* Requests may be split into parts, by arrival, and the bounds of the parts added: of those
+   that a schedule serves, the ones in a part are served by that schedule with all others left out,
+   so they are no more than the part's own bound. A sum is the looser the more parts there are: each
+   cut lets the work on both of its sides overlap, by at most one SLO of all executors' time. This
+   is how the bound of a long run is had in the memory of a short one (`BoundMeter`).
+
 LOADs, pages, messages and the order inside a lane are ignored, so the bound is loose where they
 bind. A request that is served partly at the edge counts partly, so it is looser by about SLO/length
 for short traces.
@@ -39,6 +45,7 @@ Source: Edmonds (1970) for the greedy; intervals and costs as in design/0005.
 
 import heapq
 import itertools
+from array import array
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -63,16 +70,11 @@ class BoundRequest(NamedTuple):
     model: Hashable
 
 
-class _Job(NamedTuple):
-    """A request in the relaxation, in parts of a nanosecond of one executor."""
-
-    release: int
-    deadline: int
-    work: int
-
-
 Durations = Mapping[int, int]
 """Captured batch size -> duration (ns) on one executor."""
+
+_Job = tuple[int, int, int]
+"""A request in the relaxation: its release, its deadline, its work; in parts of a nanosecond."""
 
 
 def upper_bound(
@@ -92,44 +94,180 @@ def upper_bound(
     Returns:
         The bound; fractional, since requests at the edge count partly.
     """
-    assert executors >= 1, f"expected at least one executor, got {executors}"
-    costs = _costs(requests, durations)
-    levels = _levels({cost for cost in costs if cost})
-    scale = executors * _PARTS
-    jobs = sorted(
-        _Job(request.arrival_ns * scale, request.deadline_ns * scale, levels[cost])
-        for cost, request in zip(costs, requests, strict=True)
-        if cost
+    if not requests:
+        return 0.0
+    numbers = {model: number for number, model in enumerate(durations)}
+    return _bound(
+        np.array([request.arrival_ns for request in requests], dtype=np.int64),
+        np.array([request.deadline_ns for request in requests], dtype=np.int64),
+        np.array([numbers[request.model] for request in requests], dtype=np.int64),
+        list(durations.values()),
+        executors,
     )
-    bound, before = 0.0, 0
-    for level in sorted(set(levels.values())):
-        work = _most_work([job for job in jobs if job.work <= level])
-        bound += (work - before) / level
-        before = work
-    return bound
+
+
+class BoundMeter:
+    """Adds the bound up while a run goes on, and holds no more than one part of its requests.
+
+    Args:
+        durations: By the model's index, as in `upper_bound`.
+        executors: As in `upper_bound`.
+        part_count: Requests to a part (step 5 of the proof).
+    """
+
+    def __init__(
+        self, durations: Sequence[Durations], *, executors: int, part_count: int = 400_000
+    ) -> None:
+        self._durations: Final = durations
+        self._executors: Final = executors
+        self._part_count: Final = part_count
+        self._passed = 0.0
+        self._arrivals: Final = array("q")
+        self._deadlines: Final = array("q")
+        self._models: Final = array("q")
+
+    def add(self, arrival_ns: int, deadline_ns: int, model: int) -> None:
+        """Count a request in; in the order of arrivals, else the sum is looser than need be."""
+        self._arrivals.append(arrival_ns)
+        self._deadlines.append(deadline_ns)
+        self._models.append(model)
+        if len(self._arrivals) >= self._part_count:
+            self.total()
+
+    def total(self) -> float:
+        """Say what no schedule could exceed, of all requests so far. Begins a new part."""
+        if self._arrivals:
+            columns = (self._arrivals, self._deadlines, self._models)
+            arrivals, deadlines, models = (np.array(column, dtype=np.int64) for column in columns)
+            self._passed += _bound(arrivals, deadlines, models, self._durations, self._executors)
+            for column in columns:
+                del column[:]
+        return self._passed
+
+
+def _bound(
+    arrivals: NDArray[np.int64],
+    deadlines: NDArray[np.int64],
+    models: NDArray[np.int64],
+    durations: Sequence[Durations],
+    executors: int,
+) -> float:
+    """Bound a part: one row to a request; `models` are indexes of `durations`."""
+    assert executors >= 1, f"expected at least one executor, got {executors}"
+    order = np.lexsort((deadlines, arrivals))
+    arrivals, deadlines, models = arrivals[order], deadlines[order], models[order]
+    costs = _costs(arrivals, deadlines, models, durations)
+    possible = costs > 0
+    if not possible.any():
+        return 0.0
+    scale = executors * _PARTS
+    distinct, which = np.unique(costs[possible], return_inverse=True)
+    rounded = _levels([int(cost) for cost in distinct])
+    levels = sorted(set(rounded.values()))
+    places = {level: place for place, level in enumerate(levels)}
+    place_of_cost = np.array([places[rounded[int(cost)]] for cost in distinct])
+    jobs = _Jobs(
+        releases=[instant * scale for instant in arrivals[possible].tolist()],
+        deadlines=[instant * scale for instant in deadlines[possible].tolist()],
+        places=place_of_cost[which],
+        levels=levels,
+    )
+    return jobs.bound()
+
+
+class _Jobs:
+    """The requests of a part in the relaxation, in parts of a nanosecond of one executor.
+
+    Args:
+        releases: Ascending.
+        deadlines: Ascending among equal releases.
+        places: Of each request's cost among the levels.
+        levels: The costs, ascending.
+    """
+
+    def __init__(
+        self,
+        *,
+        releases: list[int],
+        deadlines: list[int],
+        places: NDArray[np.int64],
+        levels: list[int],
+    ) -> None:
+        self._releases, self._deadlines = releases, deadlines
+        self._places, self._levels = places, levels
+        self._counts: Final = np.bincount(places, minlength=len(levels)).tolist()
+        works = (count * level for count, level in zip(self._counts, levels, strict=True))
+        self._totals: Final = list(itertools.accumulate(works, initial=0))
+        self._most: Final[dict[int, int]] = {0: 0}
+
+    def bound(self) -> float:
+        """Add up step 3 of the proof.
+
+        Where everything up to a level can be worked off, each request up to it counts as one: so
+        the search for the last such level saves an EDF pass for each that is cheaper.
+        """
+        full, beyond = 0, len(self._levels) + 1
+        probe = len(self._levels)  # most of the time all of them
+        while beyond - full > 1:
+            if self._most_work(probe) == self._totals[probe]:
+                full = probe
+            else:
+                beyond = probe
+            probe = (full + beyond) // 2
+        bound = float(sum(self._counts[:full]))
+        for place in range(full, len(self._levels)):
+            gained = self._most_work(place + 1) - self._most_work(place)
+            bound += gained / self._levels[place]
+        return bound
+
+    def _most_work(self, levels: int) -> int:
+        """Say how much can be done for the requests of the cheapest `levels` levels alone."""
+        if levels not in self._most:
+            chosen = (self._places < levels).tolist()
+            jobs = list(
+                itertools.compress(
+                    zip(
+                        self._releases,
+                        self._deadlines,
+                        map(self._levels.__getitem__, self._places.tolist()),
+                        strict=True,
+                    ),
+                    chosen,
+                )
+            )
+            self._most[levels] = _most_work(jobs)
+        return self._most[levels]
 
 
 # --- step 1 of the proof: costs -------------------------------------------------------------------
 
 
-def _costs(requests: Sequence[BoundRequest], durations: Mapping[Hashable, Durations]) -> list[int]:
+def _costs(
+    arrivals: NDArray[np.int64],
+    deadlines: NDArray[np.int64],
+    models: NDArray[np.int64],
+    durations: Sequence[Durations],
+) -> NDArray[np.int64]:
     """Give each request its least cost (parts of a ns); 0 where no idle executor could serve it."""
-    costs = np.zeros(len(requests), dtype=np.int64)
-    of_model: dict[Hashable, list[int]] = {}
-    for index, request in enumerate(requests):
-        of_model.setdefault(request.model, []).append(index)
     never = np.iinfo(np.int64).max
-    for model, members in of_model.items():
-        arrivals = np.array([requests[index].arrival_ns for index in members])
-        deadlines = np.array([requests[index].deadline_ns for index in members])
-        least = np.full(len(members), never)
-        for size, duration_ns in durations[model].items():
-            together = _most_together(arrivals, deadlines - duration_ns)
+    least = np.full(len(arrivals), never)
+    # Models lie one after the other on one line of time, so that all of them are counted at once.
+    origin_ns = int(arrivals.min())
+    span_ns = int(deadlines.max()) - origin_ns + 1
+    assert span_ns * len(durations) < never, "too many models over too long a time for one part"
+    shifts = models * span_ns - origin_ns
+    tables: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for model in np.unique(models).tolist():
+        tables.setdefault(tuple(sorted(durations[model].items())), []).append(model)
+    for table, alike in tables.items():
+        rows = np.flatnonzero(np.isin(models, alike))
+        starts, ends = (arrivals + shifts)[rows], (deadlines + shifts)[rows]
+        for size, duration_ns in table:
+            together = _most_together(starts, ends - duration_ns)
             possible = together > 0
             shared = duration_ns * _PARTS // np.minimum(size, together[possible])
-            least[possible] = np.minimum(least[possible], shared)
-        costs[np.array(members)] = np.where(least == never, 0, least)
-    return [int(cost) for cost in costs]
+            least[rows[possible]] = np.minimum(least[rows[possible]], shared)
+    return np.where(least == never, 0, least)
 
 
 def _most_together(arrivals: NDArray[np.int64], latest: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -190,7 +328,7 @@ def _most_work(jobs: Sequence[_Job]) -> int:
     Args:
         jobs: By ascending (release, deadline).
     """
-    in_order = all(before.deadline <= after.deadline for before, after in itertools.pairwise(jobs))
+    in_order = all(before[1] <= after[1] for before, after in itertools.pairwise(jobs))
     return _first_come_work(jobs) if in_order else _earliest_deadline_work(jobs)
 
 
@@ -213,14 +351,14 @@ def _earliest_deadline_work(jobs: Iterable[_Job]) -> int:
     now = done = 0
     while coming or waiting:
         if not waiting:
-            now = max(now, coming[0].release)
-        while coming and coming[0].release <= now:
+            now = max(now, coming[0][0])
+        while coming and coming[0][0] <= now:
             _, deadline, work = coming.popleft()
             heapq.heappush(waiting, (deadline, work))
         deadline, work = heapq.heappop(waiting)
         until = min(now + work, deadline)
         if coming:
-            until = min(until, coming[0].release)
+            until = min(until, coming[0][0])
         if until > now:
             done += until - now
             work -= until - now

@@ -3,6 +3,7 @@
 What `actors/controller.py` does over ports, over links: events in, commands out, one timer.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, assert_never
 
 import attrs
@@ -29,14 +30,16 @@ from cw.core.residency import Residency
 from cw.core.scheduler import Scheduler
 from cw.messages import (
     ActionResult,
+    AttemptFailed,
+    Cancel,
     Decision,
     Descriptor,
     ExecutorId,
     GatewayId,
-    GatewayReport,
     ModelId,
     Promise,
     RequestId,
+    Settled,
 )
 from cw.sim.executor import SimExecutor
 from cw.sim.gateway import CONTROL_BYTES, SimGateway
@@ -45,6 +48,10 @@ from cw.sim.network import Link
 
 if TYPE_CHECKING:
     from cw.sim.world import World
+
+
+Settlement = Settled | AttemptFailed | Cancel
+"""What a gateway reports of a request after its arrival."""
 
 
 @attrs.define(eq=False)
@@ -58,19 +65,23 @@ class SimController:
     ready: set[ModelId] = attrs.field(factory=set)
     _gateways: dict[GatewayId, tuple[SimGateway, Link]] = attrs.field(factory=dict)
     _executors: dict[ExecutorId, SimExecutor] = attrs.field(factory=dict)
-    _alarm_ns: int | None = None
+    _rings_ns: int | None = None
+    """When the one alarm rings: at the instant at which the scheduler wants to be woken, or sooner,
+    since an alarm is not moved when that instant is put off."""
     _events: int = 0
 
     # --- what comes in ----------------------------------------------------------------------------
 
-    def report(self, gateway: SimGateway, report: GatewayReport) -> None:
-        """Hear from a gateway."""
-        if gateway.gateway_id not in self._gateways:
-            return
-        if isinstance(report, Descriptor):
-            self.handle(RequestArrived(descriptor=report), arriving=report.request_id)
-        else:
-            self.handle(report)
+    def arrive(self, gateway: SimGateway, descriptor: Descriptor) -> None:
+        """Hear of a request from a gateway."""
+        if gateway.gateway_id in self._gateways:
+            event = RequestArrived(descriptor=descriptor)
+            self.handle(event, arriving=descriptor.request_id)
+
+    def report(self, gateway: SimGateway, reports: Sequence[Settlement]) -> None:
+        """Hear from a gateway what became of requests."""
+        if gateway.gateway_id in self._gateways:
+            self.handle(*reports)
 
     def result(self, executor: SimExecutor, result: ActionResult) -> None:
         """Hear from an executor."""
@@ -80,49 +91,68 @@ class SimController:
     def handle(self, *events: Event, arriving: RequestId | None = None) -> None:
         """Have the scheduler decide, and carry it out."""
         now_ns = self.world.engine.now_ns
-        for command in self.core.handle(*events, now_ns=now_ns):
-            self._perform(command, arriving)
-        self._events += len(events)
-        if self.validate_every and self._events % self.validate_every == 0:
-            self.core.validate()
-        self._set_alarm()
-
-    def _set_alarm(self) -> None:
+        commands = self.core.handle(*events, now_ns=now_ns)
+        if commands:
+            self._perform(commands, arriving, now_ns)
+        if self.validate_every:
+            before = self._events // self.validate_every
+            self._events += len(events)
+            if self._events // self.validate_every != before:
+                self.core.validate()
         wake_ns = self.core.wake_at_ns
-        if wake_ns is not None:
-            wake_ns = max(wake_ns, self.world.engine.now_ns)
-        if wake_ns != self._alarm_ns:
-            self._alarm_ns = wake_ns
-            if wake_ns is not None:
-                self.world.engine.at(wake_ns, self._ring, wake_ns)
+        if wake_ns is not None and (self._rings_ns is None or wake_ns < self._rings_ns):
+            self._set_alarm(max(wake_ns, now_ns))
+
+    def _set_alarm(self, instant_ns: int) -> None:
+        self._rings_ns = instant_ns
+        self.world.engine.at(instant_ns, self._ring, instant_ns)
 
     def _ring(self, set_for_ns: int) -> None:
-        if self._alarm_ns == set_for_ns:  # else it was set anew since
-            self._alarm_ns = None
+        if self._rings_ns != set_for_ns:
+            return  # an earlier one was set since
+        self._rings_ns = None
+        wake_ns = self.core.wake_at_ns
+        if wake_ns is None:
+            return
+        if wake_ns <= set_for_ns:
             self.handle(TimerFired())
+        else:
+            self._set_alarm(wake_ns)
 
     # --- what goes out ----------------------------------------------------------------------------
 
-    def _perform(self, command: Command, arriving: RequestId | None) -> None:
-        match command:
-            case SendAction(executor_id=executor_id, action=action):
-                self.world.checkers.sent(executor_id, action, now_ns=self.world.engine.now_ns)
+    def _perform(
+        self, commands: Sequence[Command], arriving: RequestId | None, now_ns: int
+    ) -> None:
+        """Carry out what was decided at once; each gateway is told in one message."""
+        told: dict[GatewayId, list[Decision]] = {}
+        for command in commands:
+            if isinstance(command, Decide):
+                decision = command.decision
+                on = self._planned_on(decision)
+                self.world.checkers.decided(decision, on=on, now_ns=now_ns)
+                told.setdefault(command.gateway_id, []).append(decision)
+            elif isinstance(command, SendAction):
+                executor_id, action = command.executor_id, command.action
+                self.world.checkers.sent(executor_id, action, now_ns=now_ns)
                 executor = self._executors.get(executor_id)
                 if executor is not None:
                     executor.to_executor.send(CONTROL_BYTES, executor.receive, action)
+            else:
+                self._perform_other(command)
+        for gateway_id, decisions in told.items():
+            if gateway_id in self._gateways:
+                gateway, link = self._gateways[gateway_id]
+                size_bytes = CONTROL_BYTES * len(decisions)
+                link.send(size_bytes, gateway.decided, decisions, arriving)
+
+    def _perform_other(self, command: SendCancel | DropExecutor | AnnounceModel) -> None:
+        match command:
             case SendCancel(executor_id=executor_id, request_id=request_id, attempt=attempt):
                 executor = self._executors.get(executor_id)
                 if executor is not None:
                     link = executor.to_executor
                     link.send(CONTROL_BYTES, executor.cancel, request_id, attempt)
-            case Decide(gateway_id=gateway_id, decision=decision):
-                self.world.checkers.decided(
-                    decision, on=self._planned_on(decision), now_ns=self.world.engine.now_ns
-                )
-                if gateway_id in self._gateways:
-                    gateway, link = self._gateways[gateway_id]
-                    at_arrival = getattr(decision, "request_id", None) == arriving
-                    link.send(CONTROL_BYTES, gateway.decided, decision, at_arrival)
             case DropExecutor(executor_id=executor_id, reason=reason):
                 if executor_id in self._executors:
                     self.world.checkers.dropped(executor_id, reason)

@@ -1,17 +1,17 @@
 """An executor of the simulated world: lanes, windows, pages; a profile says how long things take.
 
 What may start when, and in which order, is decided by the very code of a real executor
-(`core/lane.py`, `core/residency.py`); only the device and the payloads are left out. Its clock may
-differ from the controller's by `clock_error_ns`: windows are read, and results written, on it.
+(`core/lane.py`, `core/residency.py`); only the device and the payloads are left out. It lives by
+its own clock (`clocks.py`): windows are converted to it, results from it. Instants in here are on
+that clock, unless their name or the engine says otherwise.
 """
 
-import random
-from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from cw.core.lane import Head, Inputs, LanePlan, Start, Wait, tighten
+from cw.core.lane import Head, Inputs, Start, Wait, tighten
 from cw.core.residency import Residency, ResidencyTable, Step
 from cw.messages import (
     Action,
@@ -29,63 +29,21 @@ from cw.messages import (
     Unload,
     Window,
 )
+from cw.sim.clocks import EdgeClock
+from cw.sim.lane import Brought, Pending, SimLane, model_of
 from cw.sim.network import Link
 
 if TYPE_CHECKING:
     from cw.sim.gateway import SimGateway
     from cw.sim.world import World
 
+__all__ = ["Pending", "SimExecutor", "SimLane"]
+
 _RESULT_BYTES: Final = 256
 
 
-class Brought(NamedTuple):
-    """One slot's inputs, and whose they are."""
-
-    gateway: "SimGateway"
-    request_id: RequestId
-    attempt: Attempt
-
-
-@attrs.define(eq=False)
-class Pending:
-    """An action between its coming and its end."""
-
-    action: Action
-    received_ns: int
-    """On the executor's clock, as all instants here."""
-    window: Window | None
-    ready_ns: int
-    cancelled: set[int] = attrs.field(factory=set)
-    inputs: dict[int, Brought] = attrs.field(factory=dict)
-    """By position."""
-
-    @property
-    def model_id(self) -> ModelId:
-        """Which model it is for."""
-        action = self.action
-        return action.model.model_id if isinstance(action, Prepare) else action.model_id
-
-    def presence(self) -> Inputs:
-        """Say how many of its inputs are there."""
-        if not isinstance(self.action, Infer) or not self.action.slots:
-            return Inputs.ALL
-        wanted = len(self.action.slots) - len(self.cancelled)
-        if not wanted:
-            return Inputs.CANCELLED
-        if not self.inputs:
-            return Inputs.NONE
-        return Inputs.ALL if len(self.inputs) == wanted else Inputs.SOME
-
-
-@attrs.define(eq=False)
-class SimLane:
-    """One serial resource and its actions, in the order of their coming."""
-
-    name: str
-    random: random.Random
-    plan: LanePlan = attrs.field(factory=LanePlan)
-    queue: deque[Pending] = attrs.field(factory=deque)
-    running: Pending | None = None
+_STARTED_MAX: Final = 4096
+"""Started actions remembered, for inputs that come too late for them: seconds' worth."""
 
 
 @attrs.define(eq=False)
@@ -100,17 +58,23 @@ class SimExecutor:
     infer_lane: SimLane
     load_lane: SimLane
     free_pages: list[int]
+    clock: EdgeClock
     residency: ResidencyTable = attrs.field(factory=ResidencyTable)
     models: dict[ModelId, ModelSpec] = attrs.field(factory=dict)
     pages_of: dict[ModelId, list[int]] = attrs.field(factory=dict)
-    clock_error_ns: int = 0
     slowness: float = 1.0
+    """All of its actions take so many times as long."""
+    compute_slowness: float = 1.0
+    """Its INFERs do: the clock of its processor fell, transfers are as quick as ever."""
     stalled_until_ns: int = 0
     alive: bool = True
     """False once it is dead, or cut off: nothing that it does is heard any more."""
+    _programs: set[str] = attrs.field(factory=set)
+    """What was loaded with a model, by its hash."""
     _pending: dict[ActionId, Pending] = attrs.field(factory=dict)
     _early: dict[ActionId, dict[int, Brought]] = attrs.field(factory=dict)
     _started: dict[ActionId, None] = attrs.field(factory=dict)
+    """What started lately, or ended without: a dict for its order."""
     _to_gateways: "dict[SimGateway, Link]" = attrs.field(factory=dict)
 
     @property
@@ -119,25 +83,39 @@ class SimExecutor:
         shared = self.infer_lane is self.load_lane
         return (self.infer_lane,) if shared else (self.infer_lane, self.load_lane)
 
-    def _now_ns(self) -> int:
-        return self.world.engine.now_ns + self.clock_error_ns
+    def now_ns(self) -> int:
+        """Read its own clock."""
+        return self.clock.local.read(self.world.engine.now_ns)
+
+    def keep(self, model: ModelSpec) -> None:
+        """Take up a model and its program."""
+        self.models[model.model_id] = model
+        self._programs.add(model.program_sha256)
 
     # --- what comes in ----------------------------------------------------------------------------
 
     def receive(self, action: Action) -> None:
         """Take an action from the controller."""
-        if not self._awake(self.receive, action):
+        if not self.awake(self.receive, action):
             return
-        window = None if isinstance(action, Unload) else action.window
-        if window is not None:
-            window = tighten(window, abs(self.clock_error_ns))
-        pending = Pending(action, self._now_ns(), window, self._now_ns())
+        now_ns, clock, window = self.now_ns(), self.clock, None
+        if not isinstance(action, Unload):
+            window = tighten(
+                Window(
+                    earliest_ns=clock.to_local_ns(action.window.earliest_ns),
+                    latest_ns=clock.to_local_ns(action.window.latest_ns),
+                ),
+                clock.error_bound_ns(now_ns),
+            )
+        pending = Pending(action, model_of(action), now_ns, window, now_ns)
         self._pending[action.action_id] = pending
-        pending.inputs.update(self._early.pop(action.action_id, {}))
+        early = self._early.pop(action.action_id, None)
+        if early is not None:
+            pending.inputs = early
         self.residency.announce(pending.model_id, action.action_id)
-        on_load_lane = isinstance(action, Load | Unload)
-        (self.load_lane if on_load_lane else self.infer_lane).queue.append(pending)
-        self._step_all()
+        lane = self.load_lane if isinstance(action, Load | Unload) else self.infer_lane
+        lane.queue.append(pending)
+        self._step(lane)
 
     def bring(
         self,
@@ -146,7 +124,7 @@ class SimExecutor:
         slots: list[tuple[int, RequestId, Attempt]],
     ) -> None:
         """Take inputs from a gateway."""
-        if not self._awake(self.bring, action_id, gateway, slots):
+        if not self.awake(self.bring, action_id, gateway, slots):
             return
         brought = {
             position: Brought(gateway, request_id, attempt)
@@ -154,7 +132,7 @@ class SimExecutor:
         }
         pending = self._pending.get(action_id)
         if action_id in self._started:
-            self._reply(action_id, Outcome.INPUTS_LATE, dict.fromkeys(brought.values(), False))
+            self._reply(action_id, Outcome.INPUTS_LATE, brought.values())
         elif pending is None:
             self._early.setdefault(action_id, {}).update(brought)
         else:
@@ -162,12 +140,12 @@ class SimExecutor:
                 if position not in pending.cancelled:
                     pending.inputs[position] = one
             if pending.presence() is Inputs.ALL:
-                pending.ready_ns = self._now_ns()
-            self._step_all()
+                pending.ready_ns = self.now_ns()
+            self._step(self.infer_lane)
 
     def cancel(self, request_id: RequestId, attempt: Attempt) -> None:
         """Leave a slot out whose caller went away, if its action has not started."""
-        if not self._awake(self.cancel, request_id, attempt):
+        if not self.awake(self.cancel, request_id, attempt):
             return
         for action_id, pending in self._pending.items():
             if not isinstance(pending.action, Infer) or action_id in self._started:
@@ -176,42 +154,53 @@ class SimExecutor:
                 if (slot.request_id, slot.attempt) == (request_id, attempt):
                     pending.cancelled.add(position)
                     pending.inputs.pop(position, None)
-        self._step_all()
+        self._step(self.infer_lane)
 
-    def _awake(self, what: object, *arguments: object) -> bool:
+    def awake(self, what: Callable[..., None], *arguments: object) -> bool:
         """Say whether it can act now; while it is stalled, what comes is put off."""
         engine = self.world.engine
         if self.alive and engine.now_ns < self.stalled_until_ns:
-            assert callable(what)
             engine.at(self.stalled_until_ns, what, *arguments)
             return False
         return self.alive
 
     # --- the lanes --------------------------------------------------------------------------------
 
-    def _step_all(self) -> None:
-        for lane in self.lanes:
-            self._step(lane)
-
     def _step(self, lane: SimLane) -> None:
-        """Do what the lane's plan says about its head, until it runs or waits."""
-        if not self._awake(self._step, lane):
+        """Do what a lane's plan says about its head, until it runs or waits."""
+        if not self.awake(self._step, lane):
             return
+        concluded = False
         while lane.queue and lane.running is None:
             pending = lane.queue[0]
-            step = lane.plan.next_step(self._head(pending), now_ns=self._now_ns())
+            now_ns = self.now_ns()
+            step = lane.plan.next_step(self._head(pending), now_ns=now_ns)
             if isinstance(step, Wait):
                 if step.until_ns is not None:
-                    instant_ns = step.until_ns - self.clock_error_ns
-                    engine = self.world.engine
-                    engine.at(max(instant_ns, engine.now_ns), self._step, lane)
-                return
+                    self._wake(lane, self.clock.local.when(step.until_ns))
+                break
             lane.queue.popleft()
             claimed = self._claim(pending) if isinstance(step, Start) else step
             if isinstance(claimed, Outcome):
-                self._conclude(pending, claimed, start_ns=self._now_ns(), device_ns=0)
+                self._conclude(pending, claimed, start_ns=now_ns, device_ns=0)
+                concluded = True
             else:
-                self._start(lane, pending, claimed)
+                self._start(lane, pending, claimed, now_ns)
+        if concluded and self.load_lane is not self.infer_lane:
+            # What waited for it on the other lane may have its turn now.
+            self._step(self.infer_lane if lane is self.load_lane else self.load_lane)
+
+    def _wake(self, lane: SimLane, instant_ns: int) -> None:
+        """Have a lane looked at again, once, at an instant or sooner."""
+        instant_ns = max(instant_ns, self.world.engine.now_ns)
+        if lane.wakes_ns is None or instant_ns < lane.wakes_ns:
+            lane.wakes_ns = instant_ns
+            self.world.engine.at(instant_ns, self._woken, lane, instant_ns)
+
+    def _woken(self, lane: SimLane, set_for_ns: int) -> None:
+        if lane.wakes_ns == set_for_ns:
+            lane.wakes_ns = None
+            self._step(lane)
 
     def _head(self, pending: Pending) -> Head:
         action = pending.action
@@ -230,9 +219,9 @@ class SimExecutor:
         state = self.residency.state(model_id)
         profile = self.world.profile
         if isinstance(action, Prepare):
-            known = any(m.program_sha256 == action.model.program_sha256 for m in self._known())
+            known = action.model.program_sha256 in self._programs
             if state is Residency.UNKNOWN:
-                self.models[model_id] = action.model
+                self.keep(action.model)
             return profile.prepare_model_ns if known else profile.prepare_program_ns
         if state is Residency.UNKNOWN:
             return Outcome.UNKNOWN_MODEL
@@ -250,10 +239,6 @@ class SimExecutor:
         self.residency.step(model_id, Step.LOAD_BEGINS)
         return profile.load_ns(spec.image_bytes)
 
-    def _known(self) -> list[ModelSpec]:
-        cold_or_warm = self.residency.known(*(set(Residency) - {Residency.UNKNOWN}))
-        return [self.models[model_id] for model_id in cold_or_warm]
-
     def _unload(self, model_id: ModelId, *, forget: bool) -> Outcome:
         warm = self.residency.state(model_id) is Residency.WARM
         if warm:
@@ -266,21 +251,26 @@ class SimExecutor:
             self.residency.step(model_id, Step.FORGOTTEN)
         return Outcome.OK if warm or forget else Outcome.NOT_RESIDENT
 
-    def _start(self, lane: SimLane, pending: Pending, planned_ns: int) -> None:
-        action = pending.action
+    def _start(self, lane: SimLane, pending: Pending, planned_ns: int, now_ns: int) -> None:
         lane.running = pending
-        self._started[action.action_id] = None
+        self._remember(pending.action.action_id)
+        device_ns = planned_ns and self._takes_ns(lane, pending, planned_ns)
+        world = self.world
+        world.checkers.started(self, lane, pending, now_ns=self.clock.to_cluster_ns(now_ns))
+        world.engine.after(device_ns, self._end, lane, pending, now_ns, device_ns)
+
+    def _takes_ns(self, lane: SimLane, pending: Pending, planned_ns: int) -> int:
+        """Draw how long an action takes, with noise and with what is wrong just now."""
         profile = self.world.profile
-        device_ns = planned_ns
-        if planned_ns:
-            factor = max(0.0, lane.random.gauss(1.0, profile.jitter_ratio)) * self.slowness
-            late = lane.random.random() < profile.outlier_probability
-            device_ns = round(planned_ns * factor) + (profile.outlier_ns if late else 0)
-        self.world.checkers.started(self, lane, pending, now_ns=self._now_ns())
-        self.world.engine.after(device_ns, self._end, lane, pending, self._now_ns(), device_ns)
+        factor = max(0.0, lane.random.gauss(1.0, profile.jitter_ratio)) * self.slowness
+        if isinstance(pending.action, Infer):
+            factor *= self.compute_slowness
+            factor *= self.world.model_slowness.get(pending.model_id, 1.0)
+        late = lane.random.random() < profile.outlier_probability
+        return round(planned_ns * factor) + (profile.outlier_ns if late else 0)
 
     def _end(self, lane: SimLane, pending: Pending, start_ns: int, device_ns: int) -> None:
-        if not self._awake(self._end, lane, pending, start_ns, device_ns):
+        if not self.awake(self._end, lane, pending, start_ns, device_ns):
             return
         action = pending.action
         if isinstance(action, Prepare):
@@ -289,11 +279,13 @@ class SimExecutor:
         elif isinstance(action, Load) and self._is_loading(pending):
             self.residency.step(pending.model_id, Step.LOAD_ENDS)
         lane.running = None
-        lane.plan.ran(start_ns, self._now_ns())
+        # A clock that was set back meanwhile must not end an action before its start.
+        lane.plan.ran(start_ns, max(start_ns, self.now_ns()))
         self.world.checkers.ended(self, lane, pending)
         self.world.count(action, device_ns)
         self._conclude(pending, Outcome.OK, start_ns=start_ns, device_ns=device_ns)
-        self._step_all()
+        for each in self.lanes:
+            self._step(each)
 
     def _is_loading(self, pending: Pending) -> bool:
         # Not so for a LOAD of what was warm already: it took no pages and no time.
@@ -305,44 +297,41 @@ class SimExecutor:
         self, pending: Pending, outcome: Outcome, *, start_ns: int, device_ns: int
     ) -> None:
         """Give an action its end: to the controller, and to the gateways that brought inputs."""
-        action = pending.action
+        action, clock = pending.action, self.clock
         del self._pending[action.action_id]
-        self._started[action.action_id] = None
+        self._remember(action.action_id)
         self.residency.finish(pending.model_id, action.action_id)
         ran = outcome is Outcome.OK
         slots = action.slots if isinstance(action, Infer) else ()
         result = ActionResult(
             action_id=action.action_id,
             outcome=outcome,
-            received_ns=pending.received_ns,
-            ready_ns=pending.ready_ns,
-            start_ns=start_ns,
-            end_ns=self._now_ns(),
+            received_ns=clock.to_cluster_ns(pending.received_ns),
+            ready_ns=clock.to_cluster_ns(pending.ready_ns),
+            start_ns=clock.to_cluster_ns(start_ns),
+            end_ns=clock.to_cluster_ns(self.now_ns()),
             device_ns=device_ns,
             running_ns=device_ns,
-            ran=tuple(ran and position in pending.inputs for position in range(len(slots))),
+            ran=tuple([ran and position in pending.inputs for position in range(len(slots))]),
         )
         self.to_controller.send(_RESULT_BYTES, self.world.controller.result, self, result)
-        self._reply(action.action_id, outcome, dict.fromkeys(pending.inputs.values(), ran))
+        if pending.inputs:
+            self._reply(action.action_id, outcome, pending.inputs.values())
 
-    def _reply(self, action_id: ActionId, outcome: Outcome, slots: dict[Brought, bool]) -> None:
-        per_gateway: dict[SimGateway, list[tuple[RequestId, Attempt, bool]]] = {}
-        for brought, ran in slots.items():
-            per_gateway.setdefault(brought.gateway, []).append(
-                (brought.request_id, brought.attempt, ran)
-            )
-        for gateway, answers in per_gateway.items():
+    def _remember(self, action_id: ActionId) -> None:
+        started = self._started
+        started[action_id] = None
+        if len(started) > _STARTED_MAX:
+            del started[next(iter(started))]
+
+    def _reply(self, action_id: ActionId, outcome: Outcome, inputs: Iterable[Brought]) -> None:
+        """Tell each gateway that brought inputs what became of them."""
+        per_gateway: dict[SimGateway, list[tuple[RequestId, Attempt]]] = {}
+        for gateway, request_id, attempt in inputs:
+            per_gateway.setdefault(gateway, []).append((request_id, attempt))
+        for gateway, slots in per_gateway.items():
             link = self._to_gateways.get(gateway)
             if link is None:
                 link = self._to_gateways[gateway] = self.world.network.link()
-            size_bytes = self.world.answer_bytes * len(answers)
-            link.send(size_bytes, self._deliver, gateway, action_id, outcome, answers)
-
-    def _deliver(
-        self,
-        gateway: "SimGateway",
-        action_id: ActionId,
-        outcome: Outcome,
-        answers: list[tuple[RequestId, Attempt, bool]],
-    ) -> None:
-        gateway.outputs(action_id, outcome, answers)
+            size_bytes = self.world.answer_bytes * len(slots)
+            link.send(size_bytes, gateway.outputs, action_id, outcome, slots)

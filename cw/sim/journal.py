@@ -1,25 +1,19 @@
-"""The journal: what became of each request, as its gateway saw it, and what disturbed the plan.
+"""The journal: what becomes of each request, as its gateway sees it.
 
-Written by the gateways of the simulated world, read by `report.py` and `checkers.py`. Instants are
-virtual time, which is cluster time.
+Written by the gateways of the simulated world, read by `report.py`. Instants are virtual time,
+which is cluster time. A request's record is dropped when it ends, unless someone wants to look at
+each of them afterwards (`keep_records`); what it adds up to stays in the tally.
 """
 
-import enum
+from collections.abc import Callable
 
 import attrs
 
-from cw.messages import RequestId
+from cw.messages import ExecutorId, RequestId
+from cw.sim.bound import BoundMeter
+from cw.sim.tally import End, Tally
 
-
-class End(enum.Enum):
-    """How a request ended."""
-
-    KEPT = "kept"
-    REFUSED = "refused"
-    BROKEN = "broken"
-    """Promised, then late or failed."""
-    FAILED = "failed"
-    """Never promised, and neither served nor refused."""
+__all__ = ["End", "Journal", "RequestRecord"]
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -31,6 +25,7 @@ class RequestRecord:
     """The model's index."""
     arrival_ns: int
     deadline_ns: int
+    tenant: int = 0
     promised_ns: int | None = None
     """When its gateway heard of the promise."""
     predicted_finish_ns: int = 0
@@ -38,49 +33,71 @@ class RequestRecord:
     decided_at_arrival: bool = False
     """The controller decided in the same instant in which it heard of the request."""
     attempts: int = 1
-    executors: list[str] = attrs.field(factory=list)
+    """How many were made; the last one is the current one."""
+    executors: tuple[str, ...] = ()
     """Where its attempts were assigned."""
     end: End | None = None
     reason: str = ""
     """Why it was refused, broken or failed."""
     ended_ns: int = 0
-
-
-@attrs.frozen
-class Disturbance:
-    """Something outside the plan: what may break a promise without anybody's fault."""
-
-    at_ns: int
-    until_ns: int
-    """Its end; the same instant where it has no length."""
-    what: str
+    on: ExecutorId | None = None
+    """Where its gateway has sent its inputs, until that attempt fails."""
+    ask_next: Callable[["RequestRecord"], None] | None = None
+    """Of a client that waits for the answer before it asks again: told of the end."""
 
 
 @attrs.define(eq=False)
 class Journal:
-    """All requests of a run, in the order of their arrival, and all disturbances."""
+    """What happened in a run, and what it adds up to."""
 
     requests: dict[RequestId, RequestRecord] = attrs.field(factory=dict)
-    disturbances: list[Disturbance] = attrs.field(factory=list)
+    """In the order of their arrival: those that are open; all of them where records are kept."""
+    keep_records: bool = True
     unanswered: int = 0
     infer_busy_ns: int = 0
     """Time in which executors ran INFERs, since the traffic began."""
     load_busy_ns: int = 0
     loads: int = 0
     infers: int = 0
-
-    def disturb(self, what: str, *, at_ns: int, for_ns: int = 0) -> None:
-        """Note a disturbance."""
-        self.disturbances.append(Disturbance(at_ns, at_ns + for_ns, what))
+    tally: Tally = attrs.field(factory=Tally)
+    bound: BoundMeter | None = None
+    """Learns of what was offered."""
 
     def add(self, record: RequestRecord) -> None:
         """Take in a request that has just arrived."""
         assert record.request_id not in self.requests, f"{record.request_id} arrived twice"
         self.requests[record.request_id] = record
         self.unanswered += 1
+        if self.bound is not None:
+            self.bound.add(record.arrival_ns, record.deadline_ns, record.model)
 
     def close(self, record: RequestRecord, end: End, reason: str, *, now_ns: int) -> None:
         """Give a request its one end."""
         assert record.end is None, f"a second answer ({end.value}) to {record}"
         record.end, record.reason, record.ended_ns = end, reason, now_ns
         self.unanswered -= 1
+        self.tally.ended(
+            end,
+            reason,
+            model=record.model,
+            arrival_ns=record.arrival_ns,
+            ended_ns=now_ns,
+            promised_ns=record.promised_ns,
+            predicted_finish_ns=record.predicted_finish_ns,
+            at_arrival=record.decided_at_arrival,
+        )
+        if not self.keep_records:
+            del self.requests[record.request_id]
+
+    def ran(self, infer: bool, *, busy_ns: int, ended_ns: int) -> None:
+        """Count an INFER, or else a LOAD, that ran for so long of the traffic's time."""
+        second = self.tally.second(ended_ns)
+        if infer:
+            self.infers += 1
+            self.infer_busy_ns += busy_ns
+            second.infer_busy_ns += busy_ns
+        else:
+            self.loads += 1
+            self.load_busy_ns += busy_ns
+            second.loads += 1
+            second.load_busy_ns += busy_ns

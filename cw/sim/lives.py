@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from cw.core.residency import Residency, Step
 from cw.messages import DeviceDescription, ExecutorId
-from cw.sim.executor import SimExecutor, SimLane
+from cw.sim.clocks import EdgeClock
+from cw.sim.executor import SimExecutor
+from cw.sim.lane import SimLane
 
 if TYPE_CHECKING:
     from cw.sim.world import World
@@ -20,6 +22,7 @@ def new_executor(
     executor_id: ExecutorId,
     name: str,
     *,
+    clock: EdgeClock,
     seed: int,
     survived: SimExecutor | None = None,
 ) -> SimExecutor:
@@ -29,6 +32,7 @@ def new_executor(
         world: Where it lives.
         executor_id: Given by the controller.
         name: Stays the same over all of its lives.
+        clock: What it lives by.
         seed: Of its durations.
         survived: The same process before its connection was cut: what it had prepared and loaded
             is still there. What was queued is not.
@@ -49,6 +53,7 @@ def new_executor(
         infer_lane=infer_lane,
         load_lane=infer_lane if device.shared_lanes else lane("load"),
         free_pages=list(range(device.pages_total))[::-1],
+        clock=clock,
     )
     if survived is not None:
         _take_over(survived, executor)
@@ -57,8 +62,8 @@ def new_executor(
 
 def _take_over(before: SimExecutor, after: SimExecutor) -> None:
     """Move what a cut-off executor still has into its next life."""
-    after.models = dict(before.models)
-    after.clock_error_ns = before.clock_error_ns
+    for model in before.models.values():
+        after.keep(model)
     taken: set[int] = set()
     for model_id in before.residency.known(Residency.COLD, Residency.WARM):
         after.residency.step(model_id, Step.PREPARED)

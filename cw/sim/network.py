@@ -4,14 +4,18 @@ A link carries one direction between two parts, as a TCP connection does: nothin
 live, nothing overtakes, and large messages wait for each other where a bandwidth is given.
 """
 
+import math
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
 from cw.sim.engine import Engine
 from cw.units import SECOND, US
+
+_DRAWN_AT_ONCE: Final = 4096
+"""Jitters are drawn by so many: one by one the call would cost more than the draw."""
 
 
 @attrs.frozen(kw_only=True)
@@ -35,10 +39,23 @@ class Network:
     random: random.Random
     extra_ns: int = 0
     """Added to every message, while a fault makes the network slow."""
+    _delays_ns: list[int] = attrs.field(factory=list)
+    """Drawn in advance, with their jitter."""
 
     def link(self) -> "Link":
         """Make a new link."""
         return Link(self)
+
+    def delay_ns(self) -> int:
+        """Draw how long the next message takes, its size left out of account."""
+        delays_ns = self._delays_ns
+        if not delays_ns:
+            draw, log = self.random.random, math.log
+            delay_ns, jitter_ns = self.model.delay_ns, self.model.jitter_ns
+            delays_ns += [
+                delay_ns + int(-log(1.0 - draw()) * jitter_ns) for _ in range(_DRAWN_AT_ONCE)
+            ]
+        return delays_ns.pop() + self.extra_ns
 
 
 @attrs.define(eq=False)
@@ -52,12 +69,12 @@ class Link:
     def send(self, size_bytes: int, what: Callable[..., None], *arguments: Any) -> None:
         """Have `what` called with `arguments` at the other end, once the message is there."""
         network = self.network
-        model, now_ns = network.model, network.engine.now_ns
-        sent_ns = now_ns
-        if model.bytes_per_second:
-            sent_ns = max(now_ns, self._free_ns) + size_bytes * SECOND // model.bytes_per_second
+        sent_ns, bytes_per_second = network.engine.now_ns, network.model.bytes_per_second
+        if bytes_per_second:
+            sent_ns = max(sent_ns, self._free_ns) + size_bytes * SECOND // bytes_per_second
             self._free_ns = sent_ns
-        jitter_ns = round(network.random.expovariate(1.0) * model.jitter_ns)
-        arrives_ns = sent_ns + model.delay_ns + jitter_ns + network.extra_ns
-        self._last_ns = max(self._last_ns, arrives_ns)
-        network.engine.at(self._last_ns, what, *arguments)
+        arrives_ns = sent_ns + network.delay_ns()
+        if arrives_ns < self._last_ns:
+            arrives_ns = self._last_ns
+        self._last_ns = arrives_ns
+        network.engine.at(arrives_ns, what, *arguments)

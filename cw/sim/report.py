@@ -7,20 +7,59 @@ ran it, and is therefore handed in by whoever measured it.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
-from cw.sim.bound import BoundRequest, upper_bound
-from cw.sim.journal import End, Journal, RequestRecord
+from cw.sim.histogram import Histogram
+from cw.sim.journal import End, Journal
 from cw.sim.scenario import Scenario
-from cw.units import MS, SECOND
+from cw.sim.tally import ModelCount, Tally
+from cw.units import MS, SECOND, div_ceil
+
+_QUANTILES: Final = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
+
+
+@attrs.frozen(kw_only=True)
+class ModelReport:
+    """What became of one model's requests."""
+
+    name: str
+    tenant: int
+    offered: int
+    kept: int
+    refused: int
+    broken: int
+    share: float
+    """Kept of offered."""
+
+
+@attrs.frozen(kw_only=True)
+class Series:
+    """The run second by second, for plots. Requests count in the second of their arrival."""
+
+    offered: tuple[int, ...]
+    kept: tuple[int, ...]
+    refused: tuple[int, ...]
+    broken: tuple[int, ...]
+    p50_ms: tuple[float, ...]
+    """Of the latencies of kept requests; to within 2 %, and 0 where none was kept."""
+    p99_ms: tuple[float, ...]
+    max_ms: tuple[float, ...]
+    cold_starts: tuple[int, ...]
+    """LOADs that ended in the second: models that had to be fetched."""
+    utilisation: tuple[float, ...]
+    """Of all executors by INFERs. An action counts in the second in which it ended."""
+    load_utilisation: tuple[float, ...]
+    """Of all executors' links by LOADs."""
 
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """What a run came to. Shares are 0 to 1, latencies milliseconds, from a request's arrival."""
+    """What a run came to. Shares are 0 to 1, latencies milliseconds, from a request's arrival.
+
+    Quantiles are right to 0.1 %, maxima exact.
+    """
 
     policy: str
     seed: int
@@ -34,6 +73,9 @@ class Report:
     least_model_share: float
     """Of its own requests, what the worst-served model got kept."""
     p10_model_share: float
+    median_model_share: float
+    tenant_shares: dict[str, float]
+    """Of its own requests, what each tenant got kept."""
     offered_rps: float
     goodput_rps: float
     bound_rps: float
@@ -42,6 +84,8 @@ class Report:
     utilisation: float
     """Share of the executors' time in which they ran INFERs; a batch that nobody waited for any
     more counts, too."""
+    load_utilisation: float
+    """Share of their time in which they ran LOADs."""
     sim_seconds: float
     broken_by: dict[str, int]
     latency_ms: dict[str, float]
@@ -55,92 +99,131 @@ class Report:
     batch_mean: float
     """Kept requests to an INFER."""
     loads: int
+    models: tuple[ModelReport, ...]
+    """Those that were asked for; not in the JSON, which would be as long as there are models."""
+    series: Series
+    """Not in the JSON either."""
 
     def as_json(self, *, wall_seconds: float | None = None) -> str:
         """Write one line of JSON, with the time that the run took if it is given."""
-        values: dict[str, Any] = attrs.asdict(self)
+        values: dict[str, Any] = attrs.asdict(self, filter=_is_short)
         if wall_seconds is not None:
             values["wall_seconds"] = round(wall_seconds, 3)
         return json.dumps(values)
 
 
+def _is_short(attribute: "attrs.Attribute[Any]", value: object) -> bool:
+    del value
+    return attribute.name not in ("models", "series")
+
+
 def make_report(scenario: Scenario, journal: Journal) -> Report:
     """Sum a run up."""
-    records = list(journal.requests.values())
-    ends = Counter(record.end for record in records)
-    kept = [record for record in records if record.end is End.KEPT]
-    refused = [record for record in records if record.end is End.REFUSED]
-    promised = [record for record in records if record.promised_ns is not None]
+    tally = journal.tally
     seconds = scenario.duration_ns / SECOND
-    bound = _bound(scenario, records)
-    shares = _model_shares(records)
-    busy_s = journal.infer_busy_ns / SECOND
+    assert journal.bound is not None, "the journal of a run counts its bound"
+    bound = journal.bound.total()
+    requests, kept = tally.requests, tally.count(End.KEPT)
+    of_models = sorted(count.share for count in tally.models.values())
+    of_tenants = _tenant_shares(scenario, tally)
+    device_s = seconds * scenario.executors
     return Report(
         policy=scenario.settings.policy,
         seed=scenario.seed,
-        requests=len(records),
-        kept=len(kept),
-        refused=_reasons(refused),
-        refused_at_arrival=sum(record.decided_at_arrival for record in refused),
-        broken=ends[End.BROKEN],
-        failed=_reasons(record for record in records if record.end is End.FAILED),
-        least_model_share=round(shares[0], 6) if shares else 1.0,
-        p10_model_share=round(shares[len(shares) // 10], 6) if shares else 1.0,
-        offered_rps=round(len(records) / seconds, 3),
-        goodput_rps=round(len(kept) / seconds, 3),
+        requests=requests,
+        kept=kept,
+        refused=_sorted(tally.ends[End.REFUSED]),
+        refused_at_arrival=tally.refused_at_arrival,
+        broken=tally.count(End.BROKEN),
+        failed=_sorted(tally.ends[End.FAILED]),
+        least_model_share=_at(of_models, 0),
+        p10_model_share=_at(of_models, 0.1),
+        median_model_share=_at(of_models, 0.5),
+        tenant_shares={str(tenant): share for tenant, share in of_tenants.items()},
+        offered_rps=round(requests / seconds, 3),
+        goodput_rps=round(kept / seconds, 3),
         bound_rps=round(bound / seconds, 3),
-        share_of_bound=round(len(kept) / bound, 6) if bound else 1.0,
-        utilisation=round(busy_s / (seconds * scenario.executors), 6),
+        share_of_bound=round(kept / bound, 6) if bound else 1.0,
+        utilisation=round(journal.infer_busy_ns / SECOND / device_s, 6),
+        load_utilisation=round(journal.load_busy_ns / SECOND / device_s, 6),
         sim_seconds=seconds,
-        broken_by=_reasons(record for record in records if record.end is End.BROKEN),
-        latency_ms=_quantiles([record.ended_ns - record.arrival_ns for record in kept]),
-        refusal_ms=_quantiles([record.ended_ns - record.arrival_ns for record in refused]),
-        promise_ms=_quantiles([_promise_ns(record) for record in promised]),
-        prediction_error_ms=_quantiles(
-            [record.ended_ns - record.predicted_finish_ns for record in kept]
-        ),
-        batch_mean=round(len(kept) / journal.infers, 3) if journal.infers else 0.0,
+        broken_by=_sorted(tally.ends[End.BROKEN]),
+        latency_ms=_quantiles(tally.latency_ns),
+        refusal_ms=_quantiles(tally.refusal_ns),
+        promise_ms=_quantiles(tally.promise_ns),
+        prediction_error_ms=_quantiles(tally.prediction_error_ns),
+        batch_mean=round(kept / journal.infers, 3) if journal.infers else 0.0,
         loads=journal.loads,
+        models=tuple(
+            _of_model(scenario, index, tally.models[index]) for index in sorted(tally.models)
+        ),
+        series=_series(scenario, tally),
     )
 
 
-def _promise_ns(record: RequestRecord) -> int:
-    assert record.promised_ns is not None
-    return record.promised_ns - record.arrival_ns
-
-
-def _bound(scenario: Scenario, records: Sequence[RequestRecord]) -> float:
-    return upper_bound(
-        [BoundRequest(one.arrival_ns, one.deadline_ns, one.model) for one in records],
-        {index: scenario.table_of(model) for index, model in enumerate(scenario.models)},
-        executors=scenario.executors,
+def _of_model(scenario: Scenario, index: int, count: ModelCount) -> ModelReport:
+    model = scenario.models[index]
+    return ModelReport(
+        name=model.name,
+        tenant=model.tenant,
+        offered=count.offered,
+        kept=count.kept,
+        refused=count.refused,
+        broken=count.broken,
+        share=round(count.share, 6),
     )
 
 
-def _model_shares(records: Iterable[RequestRecord]) -> list[float]:
-    """Say what share of its requests each model that was asked for got kept, ascending."""
-    asked, kept = Counter[int](), Counter[int]()
-    for record in records:
-        asked[record.model] += 1
-        kept[record.model] += record.end is End.KEPT
-    return sorted(kept[model] / asked[model] for model in asked)
+def _tenant_shares(scenario: Scenario, tally: Tally) -> dict[int, float]:
+    """Say what share of its requests each tenant got kept."""
+    offered, kept = Counter[int](), Counter[int]()
+    for index, count in tally.models.items():
+        tenant = scenario.models[index].tenant
+        offered[tenant] += count.offered
+        kept[tenant] += count.kept
+    return {tenant: round(kept[tenant] / offered[tenant], 6) for tenant in sorted(offered)}
 
 
-def _reasons(records: Iterable[RequestRecord]) -> dict[str, int]:
-    return dict(sorted(Counter(record.reason for record in records).items()))
+def _series(scenario: Scenario, tally: Tally) -> Series:
+    """Turn the seconds that a run counted into columns, up to the end of the traffic."""
+    seconds = tally.seconds[: div_ceil(scenario.duration_ns, SECOND)]
+    latencies = [
+        [value / MS for value in one.latency_ns.quantiles((0.5, 0.99, 1.0))]
+        if one.latency_ns.count
+        else [0.0, 0.0, 0.0]
+        for one in seconds
+    ]
+    device_ns = SECOND * scenario.executors
+    return Series(
+        offered=tuple(one.offered for one in seconds),
+        kept=tuple(one.kept for one in seconds),
+        refused=tuple(one.refused for one in seconds),
+        broken=tuple(one.broken for one in seconds),
+        p50_ms=tuple(row[0] for row in latencies),
+        p99_ms=tuple(row[1] for row in latencies),
+        max_ms=tuple(row[2] for row in latencies),
+        cold_starts=tuple(one.loads for one in seconds),
+        utilisation=tuple(one.infer_busy_ns / device_ns for one in seconds),
+        load_utilisation=tuple(one.load_busy_ns / device_ns for one in seconds),
+    )
 
 
-def _quantiles(durations_ns: list[int]) -> dict[str, float]:
-    """Give p50, p99, p999 and the maximum in ms (nearest rank); nothing of nothing."""
-    if not durations_ns:
+def _at(ascending: list[float], share: float) -> float:
+    if not ascending:
+        return 1.0
+    return round(ascending[min(len(ascending) - 1, int(share * len(ascending)))], 6)
+
+
+def _sorted(reasons: Counter[str]) -> dict[str, int]:
+    return dict(sorted(reasons.items()))
+
+
+def _quantiles(durations_ns: Histogram) -> dict[str, float]:
+    """Give p50, p99, p999 and the maximum in ms; nothing of nothing."""
+    if not durations_ns.count:
         return {}
-    durations_ns.sort()
-    last = len(durations_ns) - 1
-    at = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
-    return {
-        name: round(durations_ns[min(last, int(share * len(durations_ns)))] / MS, 4)
-        for name, share in at.items()
-    }
+    values = durations_ns.quantiles(_QUANTILES.values())
+    return {name: round(ns / MS, 4) for name, ns in zip(_QUANTILES, values, strict=True)}
 
 
 def format_report(report: Report) -> str:
@@ -154,8 +237,10 @@ def format_report(report: Report) -> str:
         + _counts(report.refused),
         f"broken    {report.broken:9d}    {_counts(report.broken_by)}",
         f"failed    {sum(report.failed.values()):9d}    {_counts(report.failed)}",
-        f"models    least share {report.least_model_share:.3f}, p10 {report.p10_model_share:.3f}",
-        f"executors {100 * report.utilisation:8.1f} % busy, "
+        f"models    least share {report.least_model_share:.3f}, p10 {report.p10_model_share:.3f}, "
+        f"median {report.median_model_share:.3f}",
+        f"executors {100 * report.utilisation:8.1f} % busy, {100 * report.load_utilisation:.1f} % "
+        "loading, "
         f"{report.batch_mean:g} kept to an INFER, {report.loads} LOADs",
     ]
     for name in ("latency_ms", "refusal_ms", "promise_ms", "prediction_error_ms"):

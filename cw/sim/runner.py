@@ -11,6 +11,7 @@ import attrs
 from cw.config import SchedulerSettings, settings_from
 from cw.devices.profile_file import EmulationProfile, read_profile
 from cw.errors import ConfigError
+from cw.sim.clocks import ClockModel
 from cw.sim.faults import parse_faults
 from cw.sim.network import NetworkModel
 from cw.sim.report import Report, format_report, make_report
@@ -19,7 +20,7 @@ from cw.sim.world import World
 from cw.units import parse_duration_ns, parse_size_bytes
 from cw.workload.arrivals import parse_arrivals, parse_popularity
 from cw.workload.streams import OpenLoop
-from cw.workload.workload import Workload
+from cw.workload.workload import ClosedLoop, Stream, Workload
 
 
 def simulate(
@@ -39,7 +40,14 @@ def simulate(
         InvariantBroken: Something happened that must never happen.
         ConfigError: The models can't be registered on these devices.
     """
-    journal = World(scenario, validate_every=validate_every, progress=progress).run()
+    world = World(scenario, validate_every=validate_every, progress=progress, keep_records=False)
+    try:
+        journal = world.run()
+    except AssertionError as exc:
+        faults = ",".join(map(str, scenario.faults)) or "none"
+        exc.add_note(f"seed {scenario.seed}; faults of this run, as they are typed: {faults}")
+        exc.add_note("to cut it down: python -m cw.sim.shrink, with the same arguments")
+        raise
     return make_report(scenario, journal)
 
 
@@ -73,6 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arg("--delay", default="0.25ms", help="of one message (default: %(default)s)")
     arg("--jitter", default="0.025ms", help="mean, on top of it (default: %(default)s)")
     arg("--bandwidth", default=None, help="of one link per second, e.g. 1GB; default: no limit")
+    arg("--clock-offset", default="0ms", help="executors' clocks, at most (default: %(default)s)")
+    arg("--clock-drift", type=int, default=0, help="and in millionths (default: %(default)s)")
+    arg("--impatience", type=float, default=0.0, help="share of requests cancelled by callers")
+    arg("--closed", type=int, default=0, help="clients of each model that wait for answers")
     arg("--faults", default="", help="e.g. die@5s:on=0:for=2s,slow@8s:for=1s:by=3 or random:3")
     arg("--validate-every", type=int, default=0, help="check the scheduler after N events")
     arg("--json", action="store_true", help="one JSON object on stdout")
@@ -90,12 +102,6 @@ def scenario_from(arguments: argparse.Namespace) -> Scenario:
             raise ConfigError(f"expected --{name} of at least 1, got {getattr(arguments, name)}")
     duration_ns = _duration_ns("seconds", f"{arguments.seconds}s")
     slo_ns = _duration_ns("slo", arguments.slo)
-    stream = OpenLoop(
-        arrivals=parse_arrivals(arguments.arrivals, rate_rps=arguments.rate),
-        popularity=parse_popularity(arguments.popularity),
-        models=tuple(range(arguments.models)),
-        slo_ns=slo_ns,
-    )
     return Scenario(
         profile=_profile(arguments),
         models=equal_models(
@@ -103,7 +109,7 @@ def scenario_from(arguments: argparse.Namespace) -> Scenario:
             image_bytes=_size_bytes("model-size", arguments.model_size),
             batch_sizes=_batch_sizes(arguments.batch_sizes),
         ),
-        workload=Workload(streams=(stream,)),
+        workload=_workload(arguments, slo_ns),
         executors=arguments.executors,
         gateways=arguments.gateways,
         slo_ns=slo_ns,
@@ -115,14 +121,37 @@ def scenario_from(arguments: argparse.Namespace) -> Scenario:
             jitter_ns=_duration_ns("jitter", arguments.jitter),
             bytes_per_second=_size_bytes("bandwidth", arguments.bandwidth),
         ),
+        clocks=ClockModel(
+            offset_max_ns=_duration_ns("clock-offset", arguments.clock_offset),
+            drift_max_ppm=arguments.clock_drift,
+        ),
         faults=parse_faults(
             arguments.faults,
             seed=arguments.seed,
             duration_ns=duration_ns,
             executors=arguments.executors,
             gateways=arguments.gateways,
+            models=arguments.models,
         ),
     )
+
+
+def _workload(arguments: argparse.Namespace, slo_ns: int) -> Workload:
+    models = tuple(range(arguments.models))
+    closed: tuple[ClosedLoop, ...] = ()
+    if arguments.closed:
+        loop = ClosedLoop(models=models, clients_per_model=arguments.closed, slo_ns=slo_ns)
+        closed = (loop,)
+    streams: tuple[Stream, ...] = ()
+    if not closed or arguments.rate is not None:
+        stream = OpenLoop(
+            arrivals=parse_arrivals(arguments.arrivals, rate_rps=arguments.rate),
+            popularity=parse_popularity(arguments.popularity),
+            models=models,
+            slo_ns=slo_ns,
+        )
+        streams = (stream,)
+    return Workload(streams=streams, closed=closed, impatient_ratio=arguments.impatience)
 
 
 def _settings(arguments: argparse.Namespace) -> SchedulerSettings:

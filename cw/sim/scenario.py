@@ -11,7 +11,8 @@ from cw.config import SchedulerSettings
 from cw.devices.profile_file import BatchDurations, EmulationProfile
 from cw.messages import Datatype, ModelSpec, TensorSpec, model_id_for
 from cw.sim.checkers.shares import ShareRule
-from cw.sim.faults import Fault
+from cw.sim.clocks import ClockModel
+from cw.sim.faults import Fault, FaultKind
 from cw.sim.network import NetworkModel
 from cw.units import MS, SECOND
 from cw.workload.workload import Workload
@@ -23,6 +24,9 @@ IMAGE_BYTES: Final = {
 }
 """Weights of the model that a shipped profile was measured with."""
 _OTHER_IMAGE_BYTES: Final = 100_000_000
+
+_HASTENING: Final = (FaultKind.SLOW, FaultKind.CLOCK, FaultKind.MODEL)
+"""With a factor below 1, that is."""
 
 _INPUT: Final = TensorSpec(name="x", datatype=Datatype.FP32, shape=(3, 224, 224))
 _OUTPUT: Final = TensorSpec(name="y", datatype=Datatype.FP32, shape=(1000,))
@@ -71,6 +75,7 @@ class Scenario:
     seed: int = 1
     settings: SchedulerSettings = attrs.field(factory=SchedulerSettings)
     network: NetworkModel = attrs.field(factory=NetworkModel)
+    clocks: ClockModel = attrs.field(factory=ClockModel)
     faults: tuple[Fault, ...] = ()
     shares: ShareRule | None = None
     """What is checked of the tenants' shares; None: nothing."""
@@ -78,6 +83,12 @@ class Scenario:
     """An executor that stalls for longer is given up."""
     detection_ns: int = 2 * MS
     """From an executor's death until its broken connection is noticed."""
+
+    @property
+    def synchronises(self) -> bool:
+        """Whether executors have to find out by pings what their clocks are worth."""
+        drifts = any(fault.kind is FaultKind.DRIFT for fault in self.faults)
+        return drifts or not self.clocks.is_perfect
 
     def durations_of(self, model: SimModel) -> BatchDurations:
         """Say how long the batches of a model take."""
@@ -88,6 +99,23 @@ class Scenario:
         durations = self.durations_of(model)
         sizes = model.batch_sizes or durations.batch_sizes
         return {size: durations.duration_ns(size) for size in sizes}
+
+    def fastest_tables(self) -> list[dict[int, int]]:
+        """Give each model's table, with what faults may make quicker at its quickest."""
+        least: dict[tuple[FaultKind, int], float] = {}
+        for fault in self.faults:
+            if fault.kind in _HASTENING:
+                key = (fault.kind, fault.on if fault.kind is FaultKind.MODEL else 0)
+                least[key] = min(least.get(key, 1.0), fault.factor)
+        everywhere = least.get((FaultKind.SLOW, 0), 1.0) * least.get((FaultKind.CLOCK, 0), 1.0)
+        factors = [
+            everywhere * least.get((FaultKind.MODEL, index), 1.0)
+            for index in range(len(self.models))
+        ]
+        return [
+            {size: int(ns * factor) for size, ns in self.table_of(model).items()}
+            for model, factor in zip(self.models, factors, strict=True)
+        ]
 
     def emulation(self) -> EmulationProfile:
         """Give the profile of the devices, which knows the models' own programs, too."""

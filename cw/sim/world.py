@@ -5,10 +5,12 @@ sizes measured. Then the traffic begins, and with it the faults; the result is o
 Everything random comes from the scenario's seed, by streams that do not disturb each other.
 """
 
+import functools
 import random
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable
+from typing import Final, assert_never
 
+from cw.core.clock_sync import ClockSync
 from cw.core.events import ModelAdded
 from cw.core.scheduler import Scheduler
 from cw.devices.profile_file import EmulationProfile
@@ -20,9 +22,12 @@ from cw.messages import (
     GatewayId,
     Infer,
     Load,
-    Unload,
+    ModelId,
 )
+from cw.sim.bound import BoundMeter
 from cw.sim.checkers import Checkers, checkers_for
+from cw.sim.clients import SimClients
+from cw.sim.clocks import EdgeClock, draw_clocks, keep_pinging
 from cw.sim.controller import SimController
 from cw.sim.engine import Engine
 from cw.sim.executor import SimExecutor
@@ -33,7 +38,6 @@ from cw.sim.lives import new_executor
 from cw.sim.network import Network
 from cw.sim.scenario import Scenario
 from cw.units import MS, SECOND
-from cw.workload.workload import Call
 
 _REGISTRATION_MAX_NS: Final = 24 * 3600 * SECOND
 _STEPS: Final = 1000
@@ -53,6 +57,7 @@ class World:
         scenario: What to run.
         validate_every: Have the scheduler check its own invariants after so many events.
         progress: Told now and then which share of the traffic is over, 0 to 1.
+        keep_records: Have the journal keep each request, to be looked at one by one.
     """
 
     def __init__(
@@ -61,11 +66,15 @@ class World:
         *,
         validate_every: int = 0,
         progress: Callable[[float], None] | None = None,
+        keep_records: bool = True,
     ) -> None:
         self.scenario: Final = scenario
         self.profile: Final[EmulationProfile] = scenario.emulation()
         self.engine: Final = Engine(now_ns=SECOND)
-        self.journal: Final = Journal()
+        self.journal: Final = Journal(
+            keep_records=keep_records,
+            bound=BoundMeter(scenario.fastest_tables(), executors=scenario.executors),
+        )
         self.checkers: Final[Checkers] = checkers_for(scenario)
         self.network: Final = Network(
             self.engine, scenario.network, random.Random(f"network {scenario.seed}")
@@ -77,20 +86,29 @@ class World:
         self.begin_ns = 0
         """When the traffic began."""
         self._models: Final = scenario.specs()
+        self.model_ids: Final = [spec.model_id for spec in self._models]
+        """By the model's index."""
+        self.model_slowness: Final[dict[ModelId, float]] = {}
+        """Whose batches take so many times as long, everywhere."""
+        self.request_bytes: Final = sum(tensor.size_bytes for tensor in self._models[0].inputs)
+        """Size of one request's inputs."""
+        self.answer_bytes: Final = sum(tensor.size_bytes for tensor in self._models[0].outputs)
+        """Size of one request's outputs."""
+        self.clients: Final = SimClients(self, seed=scenario.seed)
         self._current: Final[list[SimExecutor]] = []
         """By number, each executor's present (or last) life."""
-        self._turn = 0
+        self._clocks: Final = draw_clocks(
+            scenario.clocks, count=scenario.executors, seed=scenario.seed
+        )
+        """By number, each executor's machine's."""
+        self._usual: Final[dict[str, float]] = {
+            "slowness": 1.0,
+            "compute_slowness": 1.0,
+            "extra_ns": 0,
+            "impatient_ratio": scenario.workload.impatient_ratio,
+        }
+        """What each of these is again when a fault is over."""
         self._progress: Final = progress
-
-    @property
-    def request_bytes(self) -> int:
-        """Size of one request's inputs."""
-        return sum(tensor.size_bytes for tensor in self._models[0].inputs)
-
-    @property
-    def answer_bytes(self) -> int:
-        """Size of one request's outputs."""
-        return sum(tensor.size_bytes for tensor in self._models[0].outputs)
 
     def run(self) -> Journal:
         """Run the scenario.
@@ -104,11 +122,11 @@ class World:
         """
         self._register()
         scenario = self.scenario
-        self.begin_ns = self.engine.now_ns
+        self.begin_ns = self.journal.tally.begin_ns = self.engine.now_ns
         for fault in scenario.faults:
             self.engine.at(self.begin_ns + fault.at_ns, self._strike, fault)
+        self.clients.begin()
         duration_ns = scenario.duration_ns
-        self._schedule_next(scenario.workload.calls(seed=scenario.seed, duration_ns=duration_ns))
         for step in range(1, _STEPS + 1):
             self.engine.run(until_ns=self.begin_ns + duration_ns * step // _STEPS)
             if self._progress is not None:
@@ -120,7 +138,7 @@ class World:
         self.checkers.finish()
         return self.journal
 
-    # --- registration and traffic -----------------------------------------------------------------
+    # --- registration -----------------------------------------------------------------------------
 
     def _register(self) -> None:
         for number in range(self.scenario.gateways):
@@ -144,31 +162,28 @@ class World:
         if len(self.controller.ready) < len(self._models):
             return False
         status = self.controller.core.status(self.engine.now_ns)
-        return all(executor.state == "serving" for executor in status.executors)
-
-    def _schedule_next(self, calls: Iterator[Call]) -> None:
-        call = next(calls, None)
-        if call is not None:
-            self.engine.at(self.begin_ns + call.instant_ns, self._arrive, calls, call)
-
-    def _arrive(self, calls: Iterator[Call], call: Call) -> None:
-        alive = [gateway for gateway in self.gateways if gateway.alive]
-        if alive:
-            self._turn += 1
-            gateway = alive[self._turn % len(alive)]
-            gateway.arrive(call.model, self._models[call.model].model_id, call.slo_ns)
-        self._schedule_next(calls)
+        serving = [each for each in status.executors if each.state == "serving"]
+        return len(serving) == self.scenario.executors
 
     # --- executors' lives -------------------------------------------------------------------------
 
     def _join(self, name: str, number: int, survived: SimExecutor | None = None) -> None:
         executor_id = ExecutorId(len(self.executors) + 1)
-        executor = new_executor(self, executor_id, name, seed=self.scenario.seed, survived=survived)
+        scenario = self.scenario
+        clock = EdgeClock(self._clocks[number], ClockSync() if scenario.synchronises else None)
+        executor = new_executor(
+            self, executor_id, name, clock=clock, seed=scenario.seed, survived=survived
+        )
         self.executors[executor_id] = executor
         if number == len(self._current):
             self._current.append(executor)
         self._current[number] = executor
-        self.controller.join_executor(executor)
+        join = functools.partial(self.controller.join_executor, executor)
+        if clock.sync is None:
+            join()
+        else:
+            heartbeat_ns = scenario.clocks.heartbeat_ns
+            keep_pinging(executor, clock.sync, heartbeat_ns=heartbeat_ns, joined=join)
 
     def _die(self, number: int, for_ns: int) -> None:
         executor = self._current[number]
@@ -213,36 +228,44 @@ class World:
         if fault.kind not in (FaultKind.DIE, FaultKind.GATEWAY):
             # A loss concerns only what was there; the checkers are told of it by itself.
             self.disturb(f"fault {fault}", for_ns=for_ns)
-        executor = self._current[fault.on] if fault.kind is not FaultKind.GATEWAY else None
         match fault.kind:
             case FaultKind.DIE:
                 self._die(fault.on, for_ns)
             case FaultKind.STALL:
                 self._stall(fault.on, for_ns)
             case FaultKind.SLOW:
-                assert executor is not None
-                executor.slowness = fault.factor
+                self._for_a_time(for_ns, self._current[fault.on], "slowness", fault.factor)
+            case FaultKind.CLOCK:
+                self._for_a_time(for_ns, self._current[fault.on], "compute_slowness", fault.factor)
+            case FaultKind.MODEL:
+                self._set_pace(fault.on, fault.factor)
                 if for_ns:
-                    self.engine.after(for_ns, self._recover, executor)
+                    self.engine.after(for_ns, self._set_pace, fault.on, 1.0)
             case FaultKind.SKEW:
-                assert executor is not None
-                executor.clock_error_ns = fault.by_ns
+                self._clocks[fault.on].step(fault.by_ns)
+            case FaultKind.DRIFT:
+                self._clocks[fault.on].drift(round(fault.factor), now_ns=self.engine.now_ns)
             case FaultKind.LAG:
-                self.network.extra_ns = fault.by_ns
-                if for_ns:
-                    self.engine.after(for_ns, self._quicken)
+                self._for_a_time(for_ns, self.network, "extra_ns", fault.by_ns)
+            case FaultKind.CANCEL:
+                self._for_a_time(for_ns, self.clients, "impatient_ratio", fault.factor)
             case FaultKind.GATEWAY:
                 gateway = self.gateways[fault.on]
                 if gateway.alive:
                     gateway.die()
                     delay_ns = self.scenario.detection_ns
                     self.engine.after(delay_ns, self.controller.lose_gateway, gateway)
+            case _:
+                assert_never(fault.kind)
 
-    def _recover(self, executor: SimExecutor) -> None:
-        executor.slowness = 1.0
+    def _set_pace(self, model: int, factor: float) -> None:
+        self.model_slowness[self.model_ids[model]] = factor
 
-    def _quicken(self) -> None:
-        self.network.extra_ns = 0
+    def _for_a_time(self, for_ns: int, whose: object, what: str, value: float) -> None:
+        """Change a part of the world; for good, if `for_ns` is 0."""
+        setattr(whose, what, value)
+        if for_ns:
+            self.engine.after(for_ns, setattr, whose, what, self._usual[what])
 
     # --- what the parts tell ----------------------------------------------------------------------
 
@@ -253,14 +276,9 @@ class World:
 
     def count(self, action: Action, device_ns: int) -> None:
         """Count an action that has just ended after `device_ns`."""
-        if not self.begin_ns or isinstance(action, Unload):
+        if not self.begin_ns or not isinstance(action, Infer | Load):
             return
         now_ns, end_ns = self.engine.now_ns, self.begin_ns + self.scenario.duration_ns
         # Of what reaches over an end of the traffic, the part inside counts.
         busy_ns = max(0, min(now_ns, end_ns) - max(now_ns - device_ns, self.begin_ns))
-        if isinstance(action, Infer):
-            self.journal.infers += 1
-            self.journal.infer_busy_ns += busy_ns
-        elif isinstance(action, Load):
-            self.journal.loads += 1
-            self.journal.load_busy_ns += busy_ns
+        self.journal.ran(isinstance(action, Infer), busy_ns=busy_ns, ended_ns=min(now_ns, end_ns))

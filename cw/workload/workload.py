@@ -67,6 +67,10 @@ class Workload:
 
     streams: tuple[Stream, ...] = ()
     closed: tuple[ClosedLoop, ...] = ()
+    impatient_ratio: float = attrs.field(
+        default=0.0, validator=[attrs.validators.ge(0.0), attrs.validators.le(1.0)]
+    )
+    """Of all requests, how many are cancelled by their callers, at any time before the deadline."""
 
     def calls(self, *, seed: int, duration_ns: int) -> Iterator[Call]:
         """Draw the requests of all streams together, in the order of their instants.

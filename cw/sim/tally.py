@@ -1,0 +1,137 @@
+"""The tally: what a run's requests add up to, counted as each of them ends.
+
+Nothing of a request is kept but what it adds to a count, so that an hour at ten thousand requests
+a second takes no more memory than a minute. Each request counts in the second in which it arrived,
+whenever it ended: in every second offered = kept + refused + broken + failed.
+
+Neighbours: `journal.py` feeds it, `report.py` reads it.
+"""
+
+import enum
+from collections import Counter
+
+import attrs
+
+from cw.sim.histogram import COARSE_BITS, Histogram
+from cw.units import SECOND
+
+
+class End(enum.Enum):
+    """How a request ended."""
+
+    KEPT = "kept"
+    REFUSED = "refused"
+    BROKEN = "broken"
+    """Promised, then late or failed."""
+    FAILED = "failed"
+    """Neither served, nor refused, nor was a promise broken."""
+
+
+@attrs.define(eq=False)
+class Second:
+    """One second of the traffic."""
+
+    offered: int = 0
+    kept: int = 0
+    refused: int = 0
+    broken: int = 0
+    failed: int = 0
+    loads: int = 0
+    """LOADs that ended in it: models that were cold."""
+    infer_busy_ns: int = 0
+    """Time of all executors together, on INFERs."""
+    load_busy_ns: int = 0
+    latency_ns: Histogram = attrs.field(factory=lambda: Histogram(COARSE_BITS))
+    """Of kept requests, from their arrival."""
+
+
+@attrs.define(eq=False)
+class ModelCount:
+    """One model's requests."""
+
+    offered: int = 0
+    kept: int = 0
+    refused: int = 0
+    broken: int = 0
+
+    @property
+    def share(self) -> float:
+        """Of what was asked for, what was kept."""
+        return self.kept / self.offered
+
+
+@attrs.define(eq=False)
+class Tally:
+    """All counts of a run."""
+
+    begin_ns: int = 0
+    """When the traffic began."""
+    models: dict[int, ModelCount] = attrs.field(factory=dict)
+    """By the model's index; only those that were asked for."""
+    seconds: list[Second] = attrs.field(factory=list)
+    ends: dict[End, Counter[str]] = attrs.field(
+        factory=lambda: {end: Counter[str]() for end in End}
+    )
+    """By reason."""
+    refused_at_arrival: int = 0
+    latency_ns: Histogram = attrs.field(factory=Histogram)
+    refusal_ns: Histogram = attrs.field(factory=Histogram)
+    promise_ns: Histogram = attrs.field(factory=Histogram)
+    prediction_error_ns: Histogram = attrs.field(factory=Histogram)
+
+    def second(self, instant_ns: int) -> Second:
+        """Give the second of the traffic in which an instant lies."""
+        index = (instant_ns - self.begin_ns) // SECOND
+        seconds = self.seconds
+        while index >= len(seconds):
+            seconds.append(Second())
+        return seconds[index]
+
+    def ended(
+        self,
+        end: End,
+        reason: str,
+        *,
+        model: int,
+        arrival_ns: int,
+        ended_ns: int,
+        promised_ns: int | None,
+        predicted_finish_ns: int,
+        at_arrival: bool,
+    ) -> None:
+        """Count a request that has just ended."""
+        count = self.models.get(model)
+        if count is None:
+            count = self.models[model] = ModelCount()
+        second = self.second(arrival_ns)
+        count.offered += 1
+        second.offered += 1
+        self.ends[end][reason] += 1
+        if promised_ns is not None:
+            self.promise_ns.add(promised_ns - arrival_ns)
+        if end is End.KEPT:
+            latency_ns = ended_ns - arrival_ns
+            count.kept += 1
+            second.kept += 1
+            second.latency_ns.add(latency_ns)
+            self.latency_ns.add(latency_ns)
+            self.prediction_error_ns.add(ended_ns - predicted_finish_ns)
+        elif end is End.REFUSED:
+            count.refused += 1
+            second.refused += 1
+            self.refused_at_arrival += at_arrival
+            self.refusal_ns.add(ended_ns - arrival_ns)
+        elif end is End.BROKEN:
+            count.broken += 1
+            second.broken += 1
+        else:
+            second.failed += 1
+
+    def count(self, end: End) -> int:
+        """Say how many requests ended so."""
+        return self.ends[end].total()
+
+    @property
+    def requests(self) -> int:
+        """How many have ended."""
+        return sum(map(self.count, End))
