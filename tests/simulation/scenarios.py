@@ -5,10 +5,10 @@ import shlex
 
 import pytest
 
-from cw.sim.checkers import InvariantBroken
 from cw.sim.report import Report
 from cw.sim.runner import add_arguments, scenario_from
 from cw.sim.scenario import Scenario
+from cw.sim.shrink import command_for
 from cw.sim.world import World
 
 QUIET = "--noise 0 --outliers 0 --jitter 0ms"
@@ -27,9 +27,13 @@ def run(text: str, *, validate_every: int = 50) -> World:
     world = World(scenario(text), validate_every=validate_every)
     try:
         world.run()
-    except (InvariantBroken, AssertionError) as exc:
-        command = f"python -m cw.sim {text} --validate-every {validate_every}"
-        pytest.fail(f"{type(exc).__name__}: {exc}\nto repeat it: {command}")
+    except AssertionError as exc:  # of a checker, or of the core itself
+        words = [*shlex.split(text), "--validate-every", str(validate_every)]
+        command = command_for(words, world.scenario)
+        shrinker = command.replace("cw.sim", "cw.sim.shrink", 1)
+        pytest.fail(
+            f"{type(exc).__name__}: {exc}\nto repeat it: {command}\nto cut it down: {shrinker}"
+        )
     return world
 
 

@@ -1,0 +1,38 @@
+"""Worlds drawn from a number: small, short, and of every kind that there is."""
+
+import random
+
+WORLDS_PER_SEED = 100
+
+# Those that tests/simulation hold to every invariant.
+POLICIES = ("default", "clockwork")
+
+
+def world_text(number: int) -> str:
+    """Write the arguments of ``python -m cw.sim`` for the `number`-th world.
+
+    What is drawn is meant to hurt: loads around and above what the devices can do, more models than
+    pages, tight and loose SLOs, one to three executors, and faults in two of three worlds.
+    """
+    rng = random.Random(f"world {number}")
+    executors = rng.choice([1, 1, 2, 3])
+    profile, full_rps = rng.choice([("cpu-resnet18", 900), ("v100", 700), ("fixed-2ms", 400)])
+    models = rng.choice([1, 2, 5, 12])
+    words = [
+        f"--policy {POLICIES[number % len(POLICIES)]} --seed {number} --profile {profile}",
+        f"--executors {executors} --gateways {rng.choice([1, 2])} --models {models}",
+        f"--rate {round(full_rps * executors * rng.choice([0.1, 0.4, 0.8, 1.5]))}",
+        f"--slo {rng.choice([10, 25, 50, 100, 400])}ms --seconds 0.5",
+        f"--arrivals {rng.choice(['poisson', 'poisson', 'bursts', 'constant'])}",
+        f"--popularity {rng.choice(['uniform', 'zipf:0.9'])}",
+        f"--noise {rng.choice([0, 0.003, 0.03])} --outliers {rng.choice([0, 0, 0.001])}",
+    ]
+    if rng.random() < 0.4:
+        words.append(f"--pages {rng.choice([8, 15, 40])}")
+    if rng.random() < 0.3:
+        words.append(f"--set hold_ratio={rng.choice([0.0, 0.1, 0.75])}")
+    if rng.random() < 0.2:
+        words.append(f"--delay {rng.choice([1, 3])}ms --jitter {rng.choice([0, 0.5])}ms")
+    if rng.random() < 0.66:
+        words.append(f"--faults random:{rng.choice([1, 2, 4])}")
+    return " ".join(words)
