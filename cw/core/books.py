@@ -188,6 +188,8 @@ class ExecutorBooks:
     """Since when the first of `bring_up` waits for a gap."""
     wake_ns: int | None = None
     """When to look at it again if nothing happens before."""
+    due_ns: int = 0
+    """Until then its INFER lane has enough to do; 0 when that is not known."""
     freed: bool = False
     """Lane time came free, so those who wait may fit now."""
     wanted: dict[ModelId, Place] = attrs.field(factory=dict)

@@ -23,7 +23,7 @@ from cw.core.commands import Command, Decide, SendAction
 from cw.core.plan import PlannedBatch
 from cw.core.requests import Request, RequestState
 from cw.core.residency import Residency
-from cw.core.timeline import Committed, Lane
+from cw.core.timeline import NEVER_NS, Committed, Lane
 from cw.core.work import Work
 from cw.messages import (
     Action,
@@ -57,6 +57,8 @@ class Dispatcher:
     _ticket_key: bytes
     _next_action: int = 1
     commands: list[Command] = attrs.field(factory=list)
+    first_lost_ns: int = NEVER_NS
+    """When an executor may first count as silent, by the actions that were sent."""
     _ticket_block: int = -1
     _tickets: tuple[int, ...] = ()
 
@@ -217,7 +219,7 @@ class Dispatcher:
         free_ns = lane.free_ns(now_ns=now_ns, return_ns=executor.pipe.return_ns)
         if isinstance(action, Infer) and work.place.residency is Residency.LOADING:
             ready_ns = max(ready_ns, work.place.warm_ns)
-        committed = Committed[Work](
+        committed: Committed[Work] = Committed(  # subscripting the class costs more than making one
             action=action,
             sent_ns=now_ns,
             ready_ns=ready_ns,
@@ -228,11 +230,17 @@ class Dispatcher:
             likely_ns=likely_ns,
         )
         lane.commit(committed)
+        self.watch(committed)
+        executor.due_ns = 0
         executor.plan.changed()
         work.place.in_flight += 1
         work.place.model.in_flight += 1
         self._send(executor, action)
         return committed
+
+    def watch(self, committed: Committed[Work]) -> None:
+        """See to it that an executor that never answers this is noticed."""
+        self.first_lost_ns = min(self.first_lost_ns, committed.lost_at_ns)
 
     def _send(self, executor: ExecutorBooks, action: Action) -> None:
         self.commands.append(SendAction(executor_id=executor.executor_id, action=action))

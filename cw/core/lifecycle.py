@@ -21,6 +21,7 @@ from cw.core.commands import Decide, SendCancel
 from cw.core.dispatch import Dispatcher
 from cw.core.policies.policy import Policy
 from cw.core.requests import Request, RequestState
+from cw.core.timeline import NEVER_NS
 from cw.messages import (
     Abandon,
     Attempt,
@@ -206,12 +207,12 @@ class Lifecycle:
             self._sweep_ns = max(now_ns + SWEEP_NS, first_ns + SETTLE_GRACE_NS)
 
     @property
-    def next_alarm_ns(self) -> int | None:
-        """Say when `ring` wants to be called."""
+    def next_alarm_ns(self) -> int:
+        """Say when `ring` wants to be called; `NEVER_NS` if no request is open."""
         alarms, requests = self._alarms, self.books.requests
         if not requests:
             alarms.clear()
-            return None
+            return NEVER_NS
         while alarms:
             request = requests.get(alarms[0][1])
             if request is not None and request.state is RequestState.WAITING:

@@ -95,7 +95,7 @@ class Results:
             committed.cargo.place.in_flight -= 1
             committed.cargo.place.model.in_flight -= 1
             executor.plan.changed()
-            executor.freed = True
+            executor.freed, executor.due_ns = True, 0
             self.books.dirty[executor.executor_id] = executor
         return committed
 

@@ -53,6 +53,7 @@ from cw.core.profile import MeasuredDurations, Profiles
 from cw.core.registration import Registrar
 from cw.core.requests import Request, RequestState
 from cw.core.results import Results
+from cw.core.timeline import NEVER_NS
 from cw.messages import (
     AttemptFailed,
     Cancel,
@@ -122,10 +123,10 @@ class Scheduler:
             if executor is not None and executor.wake_ns == wakes[0][0]:
                 break
             heapq.heappop(wakes)
-        alarm_ns = self.lifecycle.next_alarm_ns
-        if not wakes:
-            return alarm_ns
-        return wakes[0][0] if alarm_ns is None else min(alarm_ns, wakes[0][0])
+        wake_ns = min(self.lifecycle.next_alarm_ns, self.dispatcher.first_lost_ns)
+        if wakes:
+            wake_ns = min(wake_ns, wakes[0][0])
+        return wake_ns if wake_ns < NEVER_NS else None
 
     def handle(self, *events: Event, now_ns: int) -> list[Command]:
         """Take what happened and say what to do.
@@ -137,6 +138,8 @@ class Scheduler:
         for event in events:
             self._take(event, now_ns)
         self.lifecycle.ring(now_ns)
+        if now_ns >= self.dispatcher.first_lost_ns:
+            self._drop_the_silent(now_ns)
         while self._wakes and self._wakes[0][0] <= now_ns:
             executor = self.books.executors.get(self._wakes[0][1])
             if executor is not None and executor.wake_ns == self._wakes[0][0]:
@@ -251,17 +254,19 @@ class Scheduler:
 
     def _advance(self, executor: ExecutorBooks, now_ns: int) -> None:
         """Commit what is due on one executor, and say when to look again."""
-        for lane in (executor.infer, executor.load):
-            overdue = lane.overdue(now_ns=now_ns)
-            if overdue is not None:
-                kind = type(overdue.action).__name__.upper()
-                reason = (
-                    f"{executor.name} never answered {kind} {overdue.action.action_id}, expected "
-                    f"at {overdue.end_ns} and given up at {now_ns}"
-                )
-                self.membership.drop(executor, reason, now_ns)
-                return
-        while self._lane_is_due(executor, now_ns):
+        if executor.freed or now_ns >= executor.due_ns:
+            self._commit_due(executor, now_ns)
+        look_ns = None
+        if executor.bring_up:
+            look_ns = self.registrar.advance(executor, now_ns=now_ns)
+        if self.books.waiting or executor.short or executor.missed:
+            self._load(executor, now_ns)
+        self._set_wake(executor, look_ns, now_ns)
+
+    def _commit_due(self, executor: ExecutorBooks, now_ns: int) -> None:
+        """Fill the INFER lane for as long ahead as the policy wants."""
+        ahead_ns = now_ns + self.policy.lead_ns(executor)
+        while self._likely_free_ns(executor, now_ns) <= ahead_ns:
             batch = self.policy.next_batch(executor, now_ns=now_ns)
             if batch is None:
                 break
@@ -270,12 +275,6 @@ class Scheduler:
         if executor.freed and self.books.waiting:
             self.policy.reconsider(executor, now_ns=now_ns)
         executor.freed = False
-        look_ns = None
-        if executor.bring_up:
-            look_ns = self.registrar.advance(executor, now_ns=now_ns)
-        if self.books.waiting or executor.short or executor.missed:
-            self._load(executor, now_ns)
-        self._set_wake(executor, look_ns, now_ns)
 
     def _load(self, executor: ExecutorBooks, now_ns: int) -> None:
         place: Place | None
@@ -284,31 +283,31 @@ class Scheduler:
                 return
             self.policy.reconsider(executor, now_ns=now_ns)
 
-    def _lane_is_due(self, executor: ExecutorBooks, now_ns: int) -> bool:
-        return_ns = executor.pipe.return_ns
-        free_ns = executor.infer.likely_free_ns(now_ns=now_ns, return_ns=return_ns)
-        return free_ns <= now_ns + self.policy.lead_ns(executor)
+    @staticmethod
+    def _likely_free_ns(executor: ExecutorBooks, now_ns: int) -> int:
+        return executor.infer.likely_free_ns(now_ns=now_ns, return_ns=executor.pipe.return_ns)
 
     def _set_wake(self, executor: ExecutorBooks, look_ns: int | None, now_ns: int) -> None:
         """Say when to look at an executor again if nothing happens before."""
+        if not executor.due_ns and executor.infer.outstanding:
+            # Only a commit or a result can bring this forward, and both clear it.
+            lead_ns = self.policy.lead_ns(executor)
+            executor.due_ns = self._likely_free_ns(executor, now_ns) - lead_ns
         wake_ns = look_ns
-        for lane in (executor.infer, executor.load):
-            front = lane.front
-            if front is not None:
-                wake_ns = _earlier(wake_ns, front.lost_at_ns)
-        if executor.plan.batches or self.books.waiting:
-            lead_ns, return_ns = self.policy.lead_ns(executor), executor.pipe.return_ns
-            if executor.infer.outstanding:
-                free_ns = executor.infer.likely_free_ns(now_ns=now_ns, return_ns=return_ns)
-                wake_ns = _earlier(wake_ns, free_ns - lead_ns)
-            else:
+        batches, load = executor.plan.batches, executor.load
+        if batches or self.books.waiting:
+            if executor.due_ns > now_ns:
+                wake_ns = _earlier(wake_ns, executor.due_ns)
+            else:  # It was asked for a batch in vain, so that time alone must make the difference.
                 wake_ns = _earlier(wake_ns, self.policy.wake_at_ns(executor, now_ns=now_ns))
-            if executor.plan.batches and not executor.infer.outstanding:
-                release_ns = min(batch.release_ns for batch in executor.plan.batches)
-                wake_ns = _earlier(wake_ns, release_ns - executor.pipe.delay_ns)
-            if executor.load is not executor.infer and executor.load.outstanding:
-                free_ns = executor.load.free_ns(now_ns=now_ns, return_ns=return_ns)
-                wake_ns = _earlier(wake_ns, free_ns - lead_ns)
+                if batches:
+                    release_ns = min(batch.release_ns for batch in batches)
+                    wake_ns = _earlier(wake_ns, release_ns - executor.pipe.delay_ns)
+            if load.outstanding and load is not executor.infer:
+                free_ns = load.free_ns(now_ns=now_ns, return_ns=executor.pipe.return_ns)
+                due_ns = free_ns - self.policy.lead_ns(executor)
+                if due_ns > now_ns:
+                    wake_ns = _earlier(wake_ns, due_ns)
         if wake_ns is None:
             executor.wake_ns = None
             return
@@ -316,6 +315,23 @@ class Scheduler:
         if wake_ns != executor.wake_ns:
             executor.wake_ns = wake_ns
             heapq.heappush(self._wakes, (wake_ns, executor.executor_id))
+
+    def _drop_the_silent(self, now_ns: int) -> None:
+        """Do without executors that never answered an action; the others are watched on."""
+        self.dispatcher.first_lost_ns = NEVER_NS
+        for executor in list(self.books.executors.values()):
+            for lane in (executor.infer, executor.load):
+                overdue = lane.overdue(now_ns=now_ns)
+                if overdue is not None:
+                    kind = type(overdue.action).__name__.upper()
+                    reason = (
+                        f"{executor.name} never answered {kind} {overdue.action.action_id}, "
+                        f"expected at {overdue.end_ns} and given up at {now_ns}"
+                    )
+                    self.membership.drop(executor, reason, now_ns)
+                    break
+                if lane.front is not None:
+                    self.dispatcher.watch(lane.front)
 
     # --- views ------------------------------------------------------------------------------------
 

@@ -22,6 +22,8 @@ from cw.units import MS, SECOND
 
 T = TypeVar("T")
 
+NEVER_NS: Final = 1 << 62
+"""Later than any instant."""
 OVERDUE_NS: Final = 1 * SECOND
 """An action is lost when its executor is silent on it this long after its last possible end, and
 as long again as it may take."""
