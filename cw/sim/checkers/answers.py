@@ -19,21 +19,21 @@ class OneAnswer(Checker):
         """See `Checker`."""
         gateway_id = gateway_of(record.request_id)
         last = self._last.get(gateway_id, -1)
-        require(record.request_id > last, f"{record.request_id} arrived after {last}")
+        require(record.request_id > last, lambda: f"{record.request_id} arrived after {last}")
         self._last[gateway_id] = record.request_id
         self._open[record.request_id] = record
 
     def answered(self, record: RequestRecord) -> None:
         """See `Checker`."""
         mine = self._open.pop(record.request_id, None)
-        require(mine is record, f"a second answer, or one to nobody: {record}")
-        require(record.end is not None, f"an answer that is none: {record}")
+        require(mine is record, lambda: f"a second answer, or one to nobody: {record}")
+        require(record.end is not None, lambda: f"an answer that is none: {record}")
         require(
             record.arrival_ns <= record.ended_ns <= record.deadline_ns,
-            f"answered before its arrival or after its deadline: {record}",
+            lambda: f"answered before its arrival or after its deadline: {record}",
         )
 
     def finish(self) -> None:
         """See `Checker`."""
         some = list(self._open.values())[:3]
-        require(not some, f"{len(self._open)} requests without an answer: {some}")
+        require(not some, lambda: f"{len(self._open)} requests without an answer: {some}")

@@ -1,6 +1,6 @@
 """What a checker is: something that watches a run and raises at the first contradiction."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from cw.messages import Action, Decision, ExecutorId, ModelId, RequestId
@@ -14,14 +14,19 @@ class InvariantBroken(AssertionError):
     """Something happened that must never happen. A bug: the message says what, and to whom."""
 
 
-def require(holds: bool, message: str) -> None:
+def require(holds: bool, message: Callable[[], str]) -> None:
     """Have an invariant hold.
+
+    Args:
+        holds: Whether it does.
+        message: Makes the words for when it does not: made for each thing that was looked at, they
+            would cost more than all the rest of a run.
 
     Raises:
         InvariantBroken: It does not.
     """
     if not holds:
-        raise InvariantBroken(message)
+        raise InvariantBroken(message())
 
 
 class Checker:

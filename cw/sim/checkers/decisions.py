@@ -17,7 +17,7 @@ from cw.messages import (
     Refuse,
     RequestId,
 )
-from cw.sim.checkers.checker import Checker, require
+from cw.sim.checkers.checker import Checker, InvariantBroken, require
 from cw.sim.journal import RequestRecord
 
 _REMEMBERED: Final = 1 << 16
@@ -67,22 +67,25 @@ class DecisionsStand(Checker):
             case Assign(assignments=assignments):
                 for place in assignments:
                     word = self._word(place.request_id, decision)
-                    require(
-                        place.attempt > word.attempt,
-                        f"attempt {place.attempt} of {place.request_id} was assigned after "
-                        f"{word.attempt}",
-                    )
+                    if place.attempt <= word.attempt:
+                        raise InvariantBroken(
+                            f"attempt {place.attempt} of {place.request_id} was assigned after "
+                            f"{word.attempt}"
+                        )
                     word.attempt, word.promised = place.attempt, True
             case Promise(request_id=request_id, predicted_finish_ns=finish_ns):
                 word = self._word(request_id, decision)
                 require(
                     word.promised or finish_ns <= word.deadline_ns,
-                    f"promised for {finish_ns}, after the deadline {word.deadline_ns}: {decision}",
+                    lambda: (
+                        f"promised for {finish_ns}, after the deadline {word.deadline_ns}: "
+                        f"{decision}"
+                    ),
                 )
                 word.promised = True
             case Refuse(request_id=request_id, refusal=refusal):
                 word = self._word(request_id, decision)
-                require(not word.promised, f"refused after its promise: {decision}")
+                require(not word.promised, lambda: f"refused after its promise: {decision}")
                 _tells_when(refusal)
                 word.final = decision
             case Abandon(request_id=request_id):
@@ -91,14 +94,17 @@ class DecisionsStand(Checker):
     def _word(self, request_id: RequestId, decision: Decision) -> _Word:
         """Find what was said before; there must be something open to speak of."""
         word = self._words.get(request_id) or self._closed.get(request_id)
-        require(word is not None, f"decided about what nobody asks, or asked long ago: {decision}")
+        require(
+            word is not None,
+            lambda: f"decided about what nobody asks, or asked long ago: {decision}",
+        )
         assert word is not None
-        require(word.final is None, f"{decision} after {word.final}")
+        require(word.final is None, lambda: f"{decision} after {word.final}")
         return word
 
 
 def _tells_when(refusal: Refusal) -> None:
     require(
         refusal.earliest_finish_ns is not None or refusal.reason not in _TELLS_WHEN,
-        f"a refusal that does not say when it could have been: {refusal}",
+        lambda: f"a refusal that does not say when it could have been: {refusal}",
     )

@@ -25,8 +25,10 @@ class LanesAreSerial(Checker):
         action_id = pending.action.action_id
         require(
             lane.name not in running,
-            f"{executor.name}: action {action_id} started on lane {lane.name} beside "
-            f"{running.get(lane.name)}",
+            lambda: (
+                f"{executor.name}: action {action_id} started on lane {lane.name} beside "
+                f"{running.get(lane.name)}"
+            ),
         )
         running[lane.name] = action_id
 
@@ -34,7 +36,7 @@ class LanesAreSerial(Checker):
         """See `Checker`."""
         ended = self._running.get(executor.executor_id, {}).pop(lane.name, None)
         action_id = pending.action.action_id
-        require(ended == action_id, f"{executor.name}: {action_id} ended while {ended} ran")
+        require(ended == action_id, lambda: f"{executor.name}: {action_id} ended while {ended} ran")
 
     def lost(self, executor_id: ExecutorId, displaced: Collection[RequestId]) -> None:
         """See `Checker`."""

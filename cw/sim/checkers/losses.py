@@ -40,7 +40,7 @@ class NothingOfTheLost(Checker):
         if isinstance(decision, Assign):
             self._still_there(decision.executor_id, decision, now_ns)
         elif isinstance(decision, Promise):
-            require(on is not None, f"a promise without a place: {decision}")
+            require(on is not None, lambda: f"a promise without a place: {decision}")
             assert on is not None
             self._still_there(on, decision, now_ns)
 
@@ -58,12 +58,12 @@ class NothingOfTheLost(Checker):
         """See `Checker`."""
         require(
             self._now_ns <= self._explained_until_ns,
-            f"executor {executor_id} was cut off though nothing had disturbed it: {reason}",
+            lambda: f"executor {executor_id} was cut off though nothing had disturbed it: {reason}",
         )
 
     def _still_there(self, executor_id: ExecutorId, what: Decision | Action, now_ns: int) -> None:
         noticed_ns = self._noticed.get(executor_id)
         require(
             noticed_ns is None or now_ns <= noticed_ns,
-            f"executor {executor_id} was gone by {noticed_ns}, and yet at {now_ns}: {what}",
+            lambda: f"executor {executor_id} was gone by {noticed_ns}, and yet at {now_ns}: {what}",
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from cw.messages import ExecutorId, Infer, ModelId, RequestId
-from cw.sim.checkers.checker import Checker, require
+from cw.sim.checkers.checker import Checker, InvariantBroken, require
 
 if TYPE_CHECKING:
     from cw.sim.executor import Pending, SimExecutor, SimLane
@@ -32,11 +32,11 @@ class PagesSuffice(Checker):
         pool = self._pools.setdefault(executor.executor_id, _Pool())
         total = executor.world.profile.pages_total
         for page in pages:
-            require(
-                page not in pool.owners and 0 <= page < total,
-                f"{executor.name}: page {page} of {total} given to model {model_id} belongs to "
-                f"{pool.owners.get(page)}",
-            )
+            if page in pool.owners or not 0 <= page < total:
+                raise InvariantBroken(
+                    f"{executor.name}: page {page} of {total} given to model {model_id} belongs to "
+                    f"{pool.owners.get(page)}"
+                )
             pool.owners[page] = model_id
         pool.counts[model_id] += len(pages)
 
@@ -45,10 +45,10 @@ class PagesSuffice(Checker):
         pool = self._pools[executor.executor_id]
         for page in pages:
             owner = pool.owners.pop(page, None)
-            require(
-                owner == model_id,
-                f"{executor.name}: page {page} taken from model {model_id} belongs to {owner}",
-            )
+            if owner != model_id:
+                raise InvariantBroken(
+                    f"{executor.name}: page {page} taken from model {model_id} belongs to {owner}"
+                )
         pool.counts[model_id] -= len(pages)
 
     def started(
@@ -62,7 +62,7 @@ class PagesSuffice(Checker):
             needed = executor.models[pending.model_id].pages
             require(
                 owned == needed,
-                f"{executor.name}: {pending.action} started with {owned} pages of {needed}",
+                lambda: f"{executor.name}: {pending.action} started with {owned} pages of {needed}",
             )
 
     def lost(self, executor_id: ExecutorId, displaced: Collection[RequestId]) -> None:

@@ -113,6 +113,8 @@ class PromisesHold(Checker):
         )
         require(
             worst_ns > self._slack_ns,
-            f"broken though nothing disturbed the plan (the worst executor took {worst_ns} ns "
-            f"longer than planned since the promise): {record}",
+            lambda: (
+                f"broken though nothing disturbed the plan (the worst executor took {worst_ns} ns "
+                f"longer than planned since the promise): {record}"
+            ),
         )

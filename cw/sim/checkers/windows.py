@@ -17,23 +17,28 @@ class WindowsHold(Checker):
 
     def sent(self, executor_id: ExecutorId, action: Action, *, now_ns: int) -> None:
         """See `Checker`."""
-        where = f"executor {executor_id}, action {action.action_id}"
-        require(action.action_id > self._last, f"{where}: sent after action {self._last}")
+
+        def where() -> str:
+            return f"executor {executor_id}, action {action.action_id}"
+
+        require(action.action_id > self._last, lambda: f"{where()}: sent after action {self._last}")
         self._last = action.action_id
         if isinstance(action, Unload):
             return
         window = action.window
         require(
             window.earliest_ns <= window.latest_ns and window.latest_ns >= now_ns,
-            f"{where}: sent at {now_ns} for a window that nothing can start in: {window}",
+            lambda: f"{where()}: sent at {now_ns} for a window that nothing can start in: {window}",
         )
         if isinstance(action, Infer):
             require(
                 len(action.slots) <= action.batch_size,
-                f"{where}: {len(action.slots)} slots in a batch of {action.batch_size}",
+                lambda: f"{where()}: {len(action.slots)} slots in a batch of {action.batch_size}",
             )
-            names = {slot.request_id for slot in action.slots}
-            require(len(names) == len(action.slots), f"{where}: a request has two slots: {action}")
+            require(
+                len({slot.request_id for slot in action.slots}) == len(action.slots),
+                lambda: f"{where()}: a request has two slots: {action}",
+            )
 
     def started(
         self, executor: "SimExecutor", lane: "SimLane", pending: "Pending", *, now_ns: int
@@ -45,6 +50,8 @@ class WindowsHold(Checker):
             window = action.window
             require(
                 window.earliest_ns <= now_ns <= window.latest_ns,
-                f"{executor.name}: action {action.action_id} started at {now_ns}, outside of "
-                f"{window}",
+                lambda: (
+                    f"{executor.name}: action {action.action_id} started at {now_ns}, outside of "
+                    f"{window}"
+                ),
             )
