@@ -15,8 +15,12 @@ queueing finishes each of them no later than that machine does, plus the one bat
 interrupted; `slack_ns` has room for that batch, messages and margin. So a cluster that honours
 shares can answer all of them whatever the others ask, and what the checker asserts is:
 
-    Of the conforming requests of one tenant that arrived in one window of time, at least
-    `at_least` (rounded down to whole requests) were kept.
+    Of one tenant's requests that arrived in one window of time, those that were kept cost together
+    at least `at_least` times what those that conform cost together.
+
+For a tenant that stays within its share all requests conform, so that this is the share of its work
+that is kept. Of a tenant that asks for more it is the least that it gets; which of its requests are
+answered is then the cluster's choice, since the own machine's is no better than another.
 
 Windows that a disturbance touches are not judged, and nothing is after the loss of an executor. By
 its definition the verdict depends on the arrivals and the answers alone: no statistics, hence no
@@ -68,11 +72,12 @@ class ShareRule:
 
 @attrs.define(eq=False)
 class _Window:
-    """The conforming requests of one tenant that arrived in one window."""
+    """The requests of one tenant that arrived in one window, by what they cost."""
 
     begin_ns: int
-    asked: int = 0
-    kept: int = 0
+    asked_ns: int = 0
+    conforming_ns: int = 0
+    kept_ns: int = 0
     open: int = 0
     void: bool = False
 
@@ -118,35 +123,37 @@ class SharesHonoured(Checker):
         self._machines: Final = {
             tenant: _OwnMachine(rule.speed(tenant, executors)) for tenant in rule.weights
         }
-        self._conforming: Final[dict[RequestId, _Window]] = {}
+        self._windows: Final[dict[RequestId, _Window]] = {}
+        """Of the open requests."""
         self._void_until_ns = -1
         self._over = False
 
     def arrived(self, record: RequestRecord) -> None:
         """See `Checker`."""
-        tenant = self._tenants[record.model]
-        machine = self._machines[tenant]
-        self._judge(tenant, before_ns=record.arrival_ns)
-        if self._over or not machine.takes(
-            record, self._costs_ns[record.model], self._rule.slack_ns
-        ):
+        if self._over:
             return
+        tenant = self._tenants[record.model]
+        machine, cost_ns = self._machines[tenant], self._costs_ns[record.model]
+        self._judge(tenant, before_ns=record.arrival_ns)
         number = record.arrival_ns // self._rule.window_ns
         window = machine.windows.get(number)
         if window is None:
             begin_ns = number * self._rule.window_ns
             window = _Window(begin_ns, void=begin_ns <= self._void_until_ns)
             machine.windows[number] = window
-        window.asked += 1
         window.open += 1
-        self._conforming[record.request_id] = window
+        window.asked_ns += cost_ns
+        if machine.takes(record, cost_ns, self._rule.slack_ns):
+            window.conforming_ns += cost_ns
+        self._windows[record.request_id] = window
 
     def answered(self, record: RequestRecord) -> None:
         """See `Checker`."""
-        window = self._conforming.pop(record.request_id, None)
+        window = self._windows.pop(record.request_id, None)
         if window is not None:
             window.open -= 1
-            window.kept += record.end is End.KEPT
+            if record.end is End.KEPT:
+                window.kept_ns += self._costs_ns[record.model]
 
     def disturbed(self, what: str, *, now_ns: int, until_ns: int) -> None:
         """See `Checker`."""
@@ -176,10 +183,11 @@ class SharesHonoured(Checker):
             if window.open or not over:
                 continue
             del windows[number]
-            expected = int(self._rule.at_least * window.asked)
-            if not window.void and window.kept < expected:
+            least_ns = int(self._rule.at_least * window.conforming_ns)
+            if not window.void and window.kept_ns < least_ns:
                 raise InvariantBroken(
-                    f"tenant {tenant} kept within its share of {self._rule.weights}, and yet of "
-                    f"{window.asked} requests in the window from {window.begin_ns} on only "
-                    f"{window.kept} were kept: expected {expected} at least"
+                    f"tenant {tenant} asked for {window.asked_ns} ns of device time in the window "
+                    f"from {window.begin_ns} on, of which {window.conforming_ns} ns were within "
+                    f"its share of {dict(self._rule.weights)}; expected {least_ns} ns to be kept "
+                    f"at least, got {window.kept_ns}"
                 )
