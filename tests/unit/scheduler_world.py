@@ -46,7 +46,9 @@ def device(*, pages=1000, shared=False, name="test", load_rate=12_300_000_000):
     )
 
 
-def descriptor(sequence, model, arrival_ns, slo_ns, *, gateway=1, promised=False, attempt=1):
+def descriptor(
+    sequence, model, arrival_ns, slo_ns, *, gateway=1, promised=False, attempt=1, tenant=0
+):
     return m.Descriptor(
         request_id=m.request_id_for(m.GatewayId(gateway), sequence),
         model_id=model.model_id,
@@ -54,6 +56,7 @@ def descriptor(sequence, model, arrival_ns, slo_ns, *, gateway=1, promised=False
         deadline_ns=arrival_ns + slo_ns,
         promised=promised,
         attempt=m.Attempt(attempt),
+        tenant_id=m.TenantId(tenant),
     )
 
 

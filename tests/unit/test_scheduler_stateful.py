@@ -1,12 +1,22 @@
 """The scheduler against any order of events: its books always hold, each request ends once."""
 
+from typing import assert_never
+
 import hypothesis.strategies as st
 from hypothesis import settings
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
 
 from cw import messages as m
 from cw.config import SchedulerSettings
-from cw.core.commands import Decide, DropExecutor, SendAction
+from cw.core.commands import AnnounceModel, Decide, DropExecutor, SendAction, SendCancel
 from cw.core.events import (
     ActionDone,
     ExecutorJoined,
@@ -49,18 +59,18 @@ class AnyOrder(RuleBasedStateMachine):
         self.open = {}  # request id -> descriptor, as its gateway knows it
         self.attempts, self.promised, self.ended = {}, set(), {}
         self.flying = {}  # executor -> actions sent, not answered
+        self.over = []  # (executor, result) that were told: an executor may tell them again
         self.arrived = 0
 
-    @initialize(target=executors, ready=st.booleans())
+    @initialize(target=executors, ready=st.sampled_from([True, True, True, False]))
     def cluster_starts(self, ready):
-        """Half of the runs begin with a cluster that serves: most of what matters needs one."""
-        executor_id = self.executor_joined(3, False, set())
+        """Most runs begin with a cluster that serves: most of what matters needs one."""
+        first, second = (self.executor_joined(3, shared, set()) for shared in (False, True))
         if ready:
             for model in MODELS[:3]:
                 self.feed(ModelAdded(spec=model))
-            while self.flying[executor_id]:
-                self.action_done(executor_id, m.Outcome.OK, 0, 1.0, 0)
-        return executor_id
+            self.executors_work(1.0)
+        return multiple(first, second)
 
     # --- what the world sees ----------------------------------------------------------------------
 
@@ -74,8 +84,12 @@ class AnyOrder(RuleBasedStateMachine):
                     self.flying.pop(executor_id, None)
                 case Decide(decision=decision):
                     self.decide(decision)
-                case _:
+                case SendCancel(executor_id=executor_id):
+                    assert executor_id in self.flying, "cancelled at an executor that is gone"
+                case AnnounceModel():
                     pass
+                case _:
+                    assert_never(command)
 
     def decide(self, decision):
         match decision:
@@ -128,7 +142,6 @@ class AnyOrder(RuleBasedStateMachine):
     def model_added(self, model):
         self.feed(ModelAdded(spec=model))
 
-    @rule(model=st.sampled_from(MODELS))
     def model_removed(self, model):
         self.feed(ModelRemoved(model_id=model.model_id))
 
@@ -157,7 +170,6 @@ class AnyOrder(RuleBasedStateMachine):
         )
         return executor_id
 
-    @rule(executor_id=executors)
     def executor_lost(self, executor_id):
         self.flying.pop(executor_id, None)
         self.feed(ExecutorLost(executor_id=executor_id))
@@ -166,10 +178,12 @@ class AnyOrder(RuleBasedStateMachine):
         model=st.sampled_from(MODELS),
         slo_ms=st.sampled_from([2, 20, 60, 500]),
         gateway=st.integers(1, 2),
+        tenant=st.integers(0, 2),
         count=st.integers(1, 6),
         promised=st.sampled_from([False, False, False, True]),
+        twice=st.sampled_from([False, False, False, True]),
     )
-    def requests_arrive(self, model, slo_ms, gateway, count, promised):
+    def requests_arrive(self, model, slo_ms, gateway, tenant, count, promised, twice):
         events = []
         for _ in range(count):
             self.next_request += 1
@@ -181,6 +195,7 @@ class AnyOrder(RuleBasedStateMachine):
                 gateway=gateway,
                 promised=promised,
                 attempt=2 if promised else 1,
+                tenant=tenant,
             )
             self.open[described.request_id] = described
             self.attempts[described.request_id] = described.attempt
@@ -189,6 +204,8 @@ class AnyOrder(RuleBasedStateMachine):
             events.append(RequestArrived(descriptor=described))
         self.arrived += count
         self.feed(*events)
+        if twice:  # as after a reconnection: what is open is still one request
+            self.feed(*(each for each in events if each.descriptor.request_id in self.open))
 
     @rule(
         executor_id=executors,
@@ -208,21 +225,68 @@ class AnyOrder(RuleBasedStateMachine):
         start_ns, self.now_ns = self.now_ns, self.now_ns + int(ms * MS)
         ok = outcome is m.Outcome.OK
         slots = action.slots if isinstance(action, m.Infer) else ()
-        self.feed(
-            ActionDone(
-                executor_id=executor_id,
-                result=m.ActionResult(
-                    action_id=action.action_id,
-                    outcome=outcome,
-                    received_ns=start_ns,
-                    ready_ns=start_ns,
-                    start_ns=start_ns,
-                    end_ns=self.now_ns if ok else start_ns,
-                    device_ns=int(ms * MS) if ok else 0,
-                    ran=tuple(ok and index >= missing for index in range(len(slots))),
-                ),
-            )
+        result = m.ActionResult(
+            action_id=action.action_id,
+            outcome=outcome,
+            received_ns=start_ns,
+            ready_ns=start_ns,
+            start_ns=start_ns,
+            end_ns=self.now_ns if ok else start_ns,
+            device_ns=int(ms * MS) if ok else 0,
+            ran=tuple(ok and index >= missing for index in range(len(slots))),
         )
+        self.over.append((executor_id, result))
+        self.feed(ActionDone(executor_id=executor_id, result=result))
+
+    @rule(ms=st.floats(0.1, 6))
+    def executors_work(self, ms):
+        """All goes well for a while: what was sent is done, and the answers are told."""
+        for _ in range(40):
+            busy = [each for each, actions in self.flying.items() if actions]
+            if not busy:
+                break
+            for executor_id in busy:
+                if not self.flying.get(executor_id):
+                    continue  # cut off in the meantime
+                action = self.flying[executor_id][0]
+                self.action_done(executor_id, m.Outcome.OK, 0, ms, 0)
+                for slot in action.slots if isinstance(action, m.Infer) else ():
+                    current = self.attempts.get(slot.request_id) == slot.attempt
+                    if slot.request_id in self.open and current:
+                        in_time = self.now_ns < slot.deadline_ns
+                        self.settle(
+                            slot.request_id, m.SettledAs.KEPT if in_time else m.SettledAs.LATE
+                        )
+
+    @precondition(lambda self: self.over)
+    @rule(data=st.data())
+    def a_result_comes_again(self, data):
+        """An executor repeats itself, or speaks up after it was lost: nothing may follow."""
+        executor_id, result = data.draw(st.sampled_from(self.over))
+        self.feed(ActionDone(executor_id=executor_id, result=result))
+
+    def a_result_of_nothing(self, executor_id, outcome, number):
+        """A result of an action that this reign never sent, as after a restart."""
+        result = m.ActionResult(
+            action_id=m.ActionId(10**9 + number),
+            outcome=outcome,
+            received_ns=self.now_ns,
+            ready_ns=self.now_ns,
+            start_ns=self.now_ns,
+            end_ns=self.now_ns,
+            device_ns=0,
+        )
+        self.feed(ActionDone(executor_id=executor_id, result=result))
+
+    def words_about_nobody(self, outcome):
+        """What a gateway says of requests that this reign never heard of, or has forgotten."""
+        nobody = m.request_id_for(m.GatewayId(9), 1)
+        attempt = m.Attempt(1)
+        settled = m.Settled(
+            request_id=nobody, attempt=attempt, outcome=outcome, finished_ns=self.now_ns
+        )
+        failed = m.AttemptFailed(request_id=nobody, attempt=attempt, detail="no outputs")
+        self.feed(settled, failed, m.Cancel(request_id=nobody, attempt=attempt))
 
     @rule(data=st.data(), outcome=st.sampled_from(m.SettledAs))
     def settled(self, data, outcome):
@@ -257,18 +321,42 @@ class AnyOrder(RuleBasedStateMachine):
         self.end(request_id)
         self.feed(m.Cancel(request_id=request_id, attempt=self.attempts[request_id]))
 
-    @rule(gateway=st.integers(1, 2))
     def gateway_lost(self, gateway):
         for request_id in [each for each in self.open if m.gateway_of(each) == gateway]:
             self.end(request_id)
         self.feed(GatewayLost(gateway_id=m.GatewayId(gateway)))
+
+    @rule(
+        what=st.sampled_from(["executor", "gateway", "model", "result", "words"]),
+        executor_id=executors,
+        model=st.sampled_from(MODELS),
+        gateway=st.integers(1, 2),
+        outcome=st.sampled_from(m.Outcome),
+        number=st.integers(0, 3),
+    )
+    def something_rare(self, what, executor_id, model, gateway, outcome, number):
+        """One rule for all of it: were each one of its own, little else would happen."""
+        match what:
+            case "executor":
+                self.executor_lost(executor_id)
+            case "gateway":
+                self.gateway_lost(gateway)
+            case "model":
+                self.model_removed(model)
+            case "result":
+                self.a_result_of_nothing(executor_id, outcome, number)
+            case "words":
+                self.words_about_nobody(m.SettledAs.KEPT if number else m.SettledAs.LATE)
 
     # --- what must hold ---------------------------------------------------------------------------
 
     @invariant()
     def books_hold(self):
         self.scheduler.validate()
-        assert set(self.scheduler.books.requests) == set(self.open), "gateway and books differ"
+        requests = self.scheduler.books.requests
+        assert set(requests) == set(self.open), "gateway and books differ"
+        for request_id, described in self.open.items():
+            assert requests[request_id].tenant_id == described.tenant_id, "another tenant's"
 
     def teardown(self):
         """Let all silent peers run into their bounds: nothing may be left."""
@@ -290,6 +378,6 @@ class AnyOrderClockwork(AnyOrder):
 
 
 TestDefault = AnyOrder.TestCase
-TestDefault.settings = settings(max_examples=60, stateful_step_count=60)
+TestDefault.settings = settings(max_examples=500, stateful_step_count=60)
 TestClockwork = AnyOrderClockwork.TestCase
-TestClockwork.settings = settings(max_examples=30, stateful_step_count=60)
+TestClockwork.settings = settings(max_examples=150, stateful_step_count=60)
