@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arg("--models", type=int, default=8, help="how many (default: %(default)s)")
     arg("--rate", type=float, default=None, help="requests/s of all models together")
     arg("--slo", default="50ms", help="from arrival to answer (default: %(default)s)")
-    arg("--arrivals", default="poisson", help="poisson, constant, bursts or trace:FILE")
+    arg("--arrivals", default="poisson", help="poisson, constant, bursts, trace:FILE, counts:FILE")
     arg("--popularity", default="uniform", help="uniform or zipf:0.9")
     arg("--seconds", type=float, default=30.0, help="of traffic (default: %(default)s)")
     arg("--seed", type=int, default=1, help="same seed, same run (default: %(default)s)")

@@ -19,7 +19,7 @@ import attrs
 
 from cw.errors import ConfigError
 from cw.units import SECOND
-from cw.workload.trace_files import read_instants_ns
+from cw.workload.trace_files import read_counts, read_instants_ns
 
 
 class Arrival(NamedTuple):
@@ -135,6 +135,33 @@ class Replay:
         return (round(instant_ns * stretch) for instant_ns in self.recorded_ns)
 
 
+@attrs.frozen(kw_only=True)
+class Counts:
+    """Recorded numbers of requests per second, each second a Poisson process of that rate.
+
+    Ends with the recording. Counts keep their shape in time and are scaled to another mean rate.
+    """
+
+    per_second: tuple[int, ...]
+    rate_rps: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_check_rate)
+    )
+    """The mean over the whole recording; None leaves it alone."""
+
+    def instants_ns(self, rng: random.Random) -> Iterator[int]:
+        """See `ArrivalProcess`."""
+        scale = 1.0
+        if self.rate_rps is not None:
+            scale = self.rate_rps * len(self.per_second) / sum(self.per_second)
+        for second, count in enumerate(self.per_second):
+            if not count:
+                continue
+            now_s = rng.expovariate(count * scale)
+            while now_s < 1.0:
+                yield round((second + now_s) * SECOND)
+                now_s += rng.expovariate(count * scale)
+
+
 # --- popularity -----------------------------------------------------------------------------------
 
 
@@ -195,7 +222,7 @@ def draw(
 
 
 def parse_arrivals(text: str, *, rate_rps: float | None) -> ArrivalProcess:
-    """Read ``poisson``, ``constant``, ``bursts`` or ``trace:FILE``.
+    """Read ``poisson``, ``constant``, ``bursts``, ``trace:FILE`` or ``counts:FILE``.
 
     Args:
         text: As typed.
@@ -207,15 +234,22 @@ def parse_arrivals(text: str, *, rate_rps: float | None) -> ArrivalProcess:
     if text.startswith("trace:"):
         recorded_ns = read_instants_ns(Path(text.removeprefix("trace:")))
         return Replay(recorded_ns=tuple(recorded_ns), rate_rps=rate_rps)
+    if text.startswith("counts:"):
+        counts = read_counts(Path(text.removeprefix("counts:")))
+        return Counts(per_second=tuple(counts), rate_rps=rate_rps)
     kinds: dict[str, type[Poisson | Constant | Bursts]] = {
         "poisson": Poisson,
         "constant": Constant,
         "bursts": Bursts,
     }
     if text not in kinds:
-        raise ConfigError(f"expected arrivals {', '.join(kinds)} or trace:FILE, got {text!r}")
+        raise ConfigError(
+            f"expected arrivals {', '.join(kinds)}, trace:FILE or counts:FILE, got {text!r}"
+        )
     if rate_rps is None:
-        raise ConfigError(f"arrivals {text!r} need a rate (requests/s); only a trace has its own")
+        raise ConfigError(
+            f"arrivals {text!r} need a rate (requests/s); only recordings have their own"
+        )
     return kinds[text](rate_rps=rate_rps)
 
 
