@@ -1,5 +1,6 @@
-"""``python -m cw.sim``: one run from the command line."""
+"""``python -m cw.sim``: what ``cw simulate`` is, without the other commands."""
 
-from cw.sim.runner import main
+from cw.sim.command import main
 
-raise SystemExit(main())
+if __name__ == "__main__":  # processes of a pool import this module, too
+    raise SystemExit(main())
