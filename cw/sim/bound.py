@@ -30,11 +30,12 @@ The proof
 4. *Rank.* f(S) is found by working always on the request whose deadline comes first (EDF), leaving
    what its deadline cuts off: an exchange argument shows that no other order does more work.
 
-5. *Cuts.* Requests may be split into parts, by arrival, and the bounds of the parts added: of those
-   that a schedule serves, the ones in a part are served by that schedule with all others left out,
-   so they are no more than the part's own bound. A sum is the looser the more parts there are: each
-   cut lets the work on both of its sides overlap, by at most one SLO of all executors' time. This
-   is how the bound of a long run is had in the memory of a short one (`BoundMeter`).
+5. *Cuts.* Requests may be split into parts, by arrival, and the bounds of the parts added: a
+   schedule from which all requests but those of one part are taken out is a schedule of that part
+   (its batches carry fewer, which is allowed), so it serves no more of them than the part's own
+   bound says. Each cut lets the work on both of its sides overlap, by at most one SLO of all
+   executors' time: long parts make a tight sum. This is how the bound of a long run is had in the
+   memory of a short one (`BoundMeter`).
 
 LOADs, pages, messages and the order inside a lane are ignored, so the bound is loose where they
 bind. A request that is served partly at the edge counts partly, so it is looser by about SLO/length
