@@ -80,7 +80,8 @@ def tighten(window: Window, error_bound_ns: int) -> Window:
         error_bound_ns: Of the conversion to that clock.
     """
     width_ns = window.latest_ns - window.earliest_ns
-    return attrs.evolve(window, latest_ns=window.latest_ns - min(error_bound_ns, width_ns // 2))
+    latest_ns = window.latest_ns - min(error_bound_ns, width_ns // 2)
+    return Window(earliest_ns=window.earliest_ns, latest_ns=latest_ns)
 
 
 class LanePlan:

@@ -42,19 +42,19 @@ class SimClients:
                 ask = functools.partial(self._ask, loop, model, self._world.begin_ns + until_ns)
                 for _ in range(loop.clients_per_model):
                     self._world.engine.after(loop.from_ns, ask)
-        self._schedule_next(workload.calls(seed=scenario.seed, duration_ns=duration_ns))
+        calls = workload.calls(seed=scenario.seed, duration_ns=duration_ns)
+        first = next(calls, None)
+        if first is not None:
+            self._world.engine.after(first.instant_ns, self._arrive, calls, first)
 
     # --- open loop --------------------------------------------------------------------------------
 
-    def _schedule_next(self, calls: Iterator[Call]) -> None:
-        call = next(calls, None)
-        if call is not None:
-            world = self._world
-            world.engine.at(world.begin_ns + call.instant_ns, self._arrive, calls, call)
-
     def _arrive(self, calls: Iterator[Call], call: Call) -> None:
         self._send(call.model, call.slo_ns)
-        self._schedule_next(calls)
+        following = next(calls, None)
+        if following is not None:
+            world = self._world
+            world.engine.at(world.begin_ns + following.instant_ns, self._arrive, calls, following)
 
     # --- closed loop ------------------------------------------------------------------------------
 

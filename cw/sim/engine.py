@@ -27,13 +27,15 @@ class Engine:
     """A clock that moves when nothing is left to do at its instant."""
 
     now_ns: int = 0
-    _heap: list[Occurrence] = attrs.field(factory=list)
-    _places: Iterator[int] = attrs.field(factory=itertools.count)
+    heap: list[Occurrence] = attrs.field(factory=list)
+    """What is to come. Links push into it themselves: messages are most of what happens."""
+    places: Iterator[int] = attrs.field(factory=itertools.count)
+    """The next place among the occurrences of an instant."""
 
     def at(self, instant_ns: int, what: Callable[..., None], *arguments: Any) -> None:
         """Have `what` called with `arguments` at an instant, which is now or later."""
         assert instant_ns >= self.now_ns, f"{instant_ns} ns has passed: it is {self.now_ns} ns"
-        heapq.heappush(self._heap, (instant_ns, next(self._places), what, arguments))
+        heapq.heappush(self.heap, (instant_ns, next(self.places), what, arguments))
 
     def after(self, delay_ns: int, what: Callable[..., None], *arguments: Any) -> None:
         """Have `what` called with `arguments` in `delay_ns`."""
@@ -48,7 +50,7 @@ class Engine:
         Raises:
             SimulationStuck: Time does not move on.
         """
-        heap, pop, spins = self._heap, heapq.heappop, 0
+        heap, pop, spins = self.heap, heapq.heappop, 0
         while heap and heap[0][0] <= until_ns:
             instant_ns, _, what, arguments = pop(heap)
             if instant_ns == self.now_ns:

@@ -98,15 +98,8 @@ class SimExecutor:
         """Take an action from the controller."""
         if not self.awake(self.receive, action):
             return
-        now_ns, clock, window = self.now_ns(), self.clock, None
-        if not isinstance(action, Unload):
-            window = tighten(
-                Window(
-                    earliest_ns=clock.to_local_ns(action.window.earliest_ns),
-                    latest_ns=clock.to_local_ns(action.window.latest_ns),
-                ),
-                clock.error_bound_ns(now_ns),
-            )
+        now_ns = self.now_ns()
+        window = None if isinstance(action, Unload) else self._localised(action.window, now_ns)
         pending = Pending(action, model_of(action), now_ns, window, now_ns)
         self._pending[action.action_id] = pending
         early = self._early.pop(action.action_id, None)
@@ -116,6 +109,15 @@ class SimExecutor:
         lane = self.load_lane if isinstance(action, Load | Unload) else self.infer_lane
         lane.queue.append(pending)
         self._step(lane)
+
+    def _localised(self, window: Window, now_ns: int) -> Window:
+        """Convert a window to its own clock, and tighten it by what that may be wrong by."""
+        clock = self.clock
+        error_ns = clock.error_bound_ns(now_ns)
+        if clock.sync is None:
+            return tighten(window, error_ns) if error_ns else window
+        earliest_ns, latest_ns = map(clock.to_local_ns, (window.earliest_ns, window.latest_ns))
+        return tighten(Window(earliest_ns=earliest_ns, latest_ns=latest_ns), error_ns)
 
     def bring(
         self,
@@ -168,7 +170,7 @@ class SimExecutor:
 
     def _step(self, lane: SimLane) -> None:
         """Do what a lane's plan says about its head, until it runs or waits."""
-        if not self.awake(self._step, lane):
+        if lane.running is not None or not lane.queue or not self.awake(self._step, lane):
             return
         concluded = False
         while lane.queue and lane.running is None:
@@ -297,19 +299,20 @@ class SimExecutor:
         self, pending: Pending, outcome: Outcome, *, start_ns: int, device_ns: int
     ) -> None:
         """Give an action its end: to the controller, and to the gateways that brought inputs."""
-        action, clock = pending.action, self.clock
+        action = pending.action
         del self._pending[action.action_id]
         self._remember(action.action_id)
         self.residency.finish(pending.model_id, action.action_id)
         ran = outcome is Outcome.OK
         slots = action.slots if isinstance(action, Infer) else ()
+        to_cluster_ns = self.clock.to_cluster_ns(0)  # it is the same for all of them
         result = ActionResult(
             action_id=action.action_id,
             outcome=outcome,
-            received_ns=clock.to_cluster_ns(pending.received_ns),
-            ready_ns=clock.to_cluster_ns(pending.ready_ns),
-            start_ns=clock.to_cluster_ns(start_ns),
-            end_ns=clock.to_cluster_ns(self.now_ns()),
+            received_ns=pending.received_ns + to_cluster_ns,
+            ready_ns=pending.ready_ns + to_cluster_ns,
+            start_ns=start_ns + to_cluster_ns,
+            end_ns=self.now_ns() + to_cluster_ns,
             device_ns=device_ns,
             running_ns=device_ns,
             ran=tuple([ran and position in pending.inputs for position in range(len(slots))]),

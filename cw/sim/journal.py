@@ -76,16 +76,7 @@ class Journal:
         assert record.end is None, f"a second answer ({end.value}) to {record}"
         record.end, record.reason, record.ended_ns = end, reason, now_ns
         self.unanswered -= 1
-        self.tally.ended(
-            end,
-            reason,
-            model=record.model,
-            arrival_ns=record.arrival_ns,
-            ended_ns=now_ns,
-            promised_ns=record.promised_ns,
-            predicted_finish_ns=record.predicted_finish_ns,
-            at_arrival=record.decided_at_arrival,
-        )
+        self.tally.ended(record)
         if not self.keep_records:
             del self.requests[record.request_id]
 

@@ -4,6 +4,7 @@ A link carries one direction between two parts, as a TCP connection does: nothin
 live, nothing overtakes, and large messages wait for each other where a bandwidth is given.
 """
 
+import heapq
 import math
 import random
 from collections.abc import Callable
@@ -39,23 +40,20 @@ class Network:
     random: random.Random
     extra_ns: int = 0
     """Added to every message, while a fault makes the network slow."""
-    _delays_ns: list[int] = attrs.field(factory=list)
-    """Drawn in advance, with their jitter."""
+    delays_ns: list[int] = attrs.field(factory=list)
+    """Of the next messages, whatever their size, drawn in advance."""
 
     def link(self) -> "Link":
         """Make a new link."""
         return Link(self)
 
-    def delay_ns(self) -> int:
-        """Draw how long the next message takes, its size left out of account."""
-        delays_ns = self._delays_ns
-        if not delays_ns:
-            draw, log = self.random.random, math.log
-            delay_ns, jitter_ns = self.model.delay_ns, self.model.jitter_ns
-            delays_ns += [
-                delay_ns + int(-log(1.0 - draw()) * jitter_ns) for _ in range(_DRAWN_AT_ONCE)
-            ]
-        return delays_ns.pop() + self.extra_ns
+    def draw_delays(self) -> None:
+        """Draw how long the next messages take."""
+        draw, log = self.random.random, math.log
+        delay_ns, jitter_ns = self.model.delay_ns, self.model.jitter_ns
+        self.delays_ns += [
+            delay_ns + int(-log(1.0 - draw()) * jitter_ns) for _ in range(_DRAWN_AT_ONCE)
+        ]
 
 
 @attrs.define(eq=False)
@@ -69,12 +67,16 @@ class Link:
     def send(self, size_bytes: int, what: Callable[..., None], *arguments: Any) -> None:
         """Have `what` called with `arguments` at the other end, once the message is there."""
         network = self.network
-        sent_ns, bytes_per_second = network.engine.now_ns, network.model.bytes_per_second
+        engine, at_ns = network.engine, network.engine.now_ns
+        bytes_per_second = network.model.bytes_per_second
         if bytes_per_second:
-            sent_ns = max(sent_ns, self._free_ns) + size_bytes * SECOND // bytes_per_second
-            self._free_ns = sent_ns
-        arrives_ns = sent_ns + network.delay_ns()
-        if arrives_ns < self._last_ns:
-            arrives_ns = self._last_ns
-        self._last_ns = arrives_ns
-        network.engine.at(arrives_ns, what, *arguments)
+            at_ns = max(at_ns, self._free_ns) + size_bytes * SECOND // bytes_per_second
+            self._free_ns = at_ns
+        delays_ns = network.delays_ns
+        if not delays_ns:
+            network.draw_delays()
+        at_ns += delays_ns.pop() + network.extra_ns
+        if at_ns < self._last_ns:
+            at_ns = self._last_ns
+        self._last_ns = at_ns
+        heapq.heappush(engine.heap, (at_ns, next(engine.places), what, arguments))

@@ -12,7 +12,7 @@ from typing import Any, Final
 import attrs
 
 from cw.sim.histogram import Histogram
-from cw.sim.journal import End, Journal
+from cw.sim.journal import Journal
 from cw.sim.scenario import Scenario
 from cw.sim.tally import ModelCount, Tally
 from cw.units import MS, SECOND, div_ceil
@@ -123,7 +123,7 @@ def make_report(scenario: Scenario, journal: Journal) -> Report:
     seconds = scenario.duration_ns / SECOND
     assert journal.bound is not None, "the journal of a run counts its bound"
     bound = journal.bound.total()
-    requests, kept = tally.requests, tally.count(End.KEPT)
+    requests, kept = tally.requests, tally.kept
     of_models = sorted(count.share for count in tally.models.values())
     of_tenants = _tenant_shares(scenario, tally)
     device_s = seconds * scenario.executors
@@ -132,10 +132,10 @@ def make_report(scenario: Scenario, journal: Journal) -> Report:
         seed=scenario.seed,
         requests=requests,
         kept=kept,
-        refused=_sorted(tally.ends[End.REFUSED]),
+        refused=_sorted(tally.refused),
         refused_at_arrival=tally.refused_at_arrival,
-        broken=tally.count(End.BROKEN),
-        failed=_sorted(tally.ends[End.FAILED]),
+        broken=tally.broken.total(),
+        failed=_sorted(tally.failed),
         least_model_share=_at(of_models, 0),
         p10_model_share=_at(of_models, 0.1),
         median_model_share=_at(of_models, 0.5),
@@ -147,7 +147,7 @@ def make_report(scenario: Scenario, journal: Journal) -> Report:
         utilisation=round(journal.infer_busy_ns / SECOND / device_s, 6),
         load_utilisation=round(journal.load_busy_ns / SECOND / device_s, 6),
         sim_seconds=seconds,
-        broken_by=_sorted(tally.ends[End.BROKEN]),
+        broken_by=_sorted(tally.broken),
         latency_ms=_quantiles(tally.latency_ns),
         refusal_ms=_quantiles(tally.refusal_ns),
         promise_ms=_quantiles(tally.promise_ns),
@@ -189,7 +189,7 @@ def _series(scenario: Scenario, tally: Tally) -> Series:
     seconds = tally.seconds[: div_ceil(scenario.duration_ns, SECOND)]
     latencies = [
         [value / MS for value in one.latency_ns.quantiles((0.5, 0.99, 1.0))]
-        if one.latency_ns.count
+        if one.kept
         else [0.0, 0.0, 0.0]
         for one in seconds
     ]
@@ -220,7 +220,7 @@ def _sorted(reasons: Counter[str]) -> dict[str, int]:
 
 def _quantiles(durations_ns: Histogram) -> dict[str, float]:
     """Give p50, p99, p999 and the maximum in ms; nothing of nothing."""
-    if not durations_ns.count:
+    if durations_ns.greatest is None:
         return {}
     values = durations_ns.quantiles(_QUANTILES.values())
     return {name: round(ns / MS, 4) for name, ns in zip(_QUANTILES, values, strict=True)}

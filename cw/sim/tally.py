@@ -9,11 +9,15 @@ Neighbours: `journal.py` feeds it, `report.py` reads it.
 
 import enum
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import attrs
 
 from cw.sim.histogram import COARSE_BITS, Histogram
 from cw.units import SECOND
+
+if TYPE_CHECKING:
+    from cw.sim.journal import RequestRecord
 
 
 class End(enum.Enum):
@@ -69,10 +73,11 @@ class Tally:
     models: dict[int, ModelCount] = attrs.field(factory=dict)
     """By the model's index; only those that were asked for."""
     seconds: list[Second] = attrs.field(factory=list)
-    ends: dict[End, Counter[str]] = attrs.field(
-        factory=lambda: {end: Counter[str]() for end in End}
-    )
-    """By reason."""
+    kept: int = 0
+    refused: Counter[str] = attrs.field(factory=Counter)
+    """By reason, as the next two."""
+    broken: Counter[str] = attrs.field(factory=Counter)
+    failed: Counter[str] = attrs.field(factory=Counter)
     refused_at_arrival: int = 0
     latency_ns: Histogram = attrs.field(factory=Histogram)
     refusal_ns: Histogram = attrs.field(factory=Histogram)
@@ -81,57 +86,46 @@ class Tally:
 
     def second(self, instant_ns: int) -> Second:
         """Give the second of the traffic in which an instant lies."""
-        index = (instant_ns - self.begin_ns) // SECOND
-        seconds = self.seconds
+        index, seconds = (instant_ns - self.begin_ns) // SECOND, self.seconds
         while index >= len(seconds):
             seconds.append(Second())
         return seconds[index]
 
-    def ended(
-        self,
-        end: End,
-        reason: str,
-        *,
-        model: int,
-        arrival_ns: int,
-        ended_ns: int,
-        promised_ns: int | None,
-        predicted_finish_ns: int,
-        at_arrival: bool,
-    ) -> None:
+    def ended(self, record: "RequestRecord") -> None:
         """Count a request that has just ended."""
-        count = self.models.get(model)
-        if count is None:
-            count = self.models[model] = ModelCount()
+        model = self.models.get(record.model)
+        if model is None:
+            model = self.models[record.model] = ModelCount()
+        end, reason, arrival_ns = record.end, record.reason, record.arrival_ns
         second = self.second(arrival_ns)
-        count.offered += 1
+        model.offered += 1
         second.offered += 1
-        self.ends[end][reason] += 1
-        if promised_ns is not None:
-            self.promise_ns.add(promised_ns - arrival_ns)
+        if record.promised_ns is not None:
+            self.promise_ns.add(record.promised_ns - arrival_ns)
         if end is End.KEPT:
-            latency_ns = ended_ns - arrival_ns
-            count.kept += 1
+            latency_ns = record.ended_ns - arrival_ns
+            self.kept += 1
+            model.kept += 1
             second.kept += 1
             second.latency_ns.add(latency_ns)
             self.latency_ns.add(latency_ns)
-            self.prediction_error_ns.add(ended_ns - predicted_finish_ns)
+            self.prediction_error_ns.add(record.ended_ns - record.predicted_finish_ns)
         elif end is End.REFUSED:
-            count.refused += 1
+            self.refused[reason] += 1
+            model.refused += 1
             second.refused += 1
-            self.refused_at_arrival += at_arrival
-            self.refusal_ns.add(ended_ns - arrival_ns)
+            self.refused_at_arrival += record.decided_at_arrival
+            self.refusal_ns.add(record.ended_ns - arrival_ns)
         elif end is End.BROKEN:
-            count.broken += 1
+            self.broken[reason] += 1
+            model.broken += 1
             second.broken += 1
         else:
+            self.failed[reason] += 1
             second.failed += 1
-
-    def count(self, end: End) -> int:
-        """Say how many requests ended so."""
-        return self.ends[end].total()
 
     @property
     def requests(self) -> int:
         """How many have ended."""
-        return sum(map(self.count, End))
+        ended = self.refused.total() + self.broken.total() + self.failed.total()
+        return self.kept + ended

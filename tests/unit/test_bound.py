@@ -72,7 +72,7 @@ def test_no_schedule_of_a_tiny_instance_beats_the_bound(instance):
 
 @given(instances(), st.integers(1, 4))
 def test_no_schedule_of_a_tiny_instance_beats_the_bound_in_parts(instance, part_count):
-    """In long runs the sum stands for the bound: a batch that lies across a cut must not beat it."""
+    """In long runs the sum stands for the bound: a batch across a cut must not beat it."""
     requests, executors = instance
     meter = BoundMeter([LINEAR, SLOW_SMALL], executors=executors, part_count=part_count)
     for request in sorted(requests):
