@@ -29,6 +29,11 @@ from cw.units import MS
 
 LOAD_AHEAD_NS: Final = 3 * MS
 """Order a LOAD so long before its lane is free: later knows more, sooner keeps the lane busy."""
+WANTED_AHEAD_RATIO: Final = 0.3
+"""A LOAD that somebody waits for is ordered earlier, by up to this share of the SLO: a request is
+promised once its LOAD is on its way, and it is refused when its hold ends before."""
+WANTED_AHEAD_MAX_NS: Final = 30 * MS
+"""Bound on that, since a LOAD lane that is full to the brim keeps out those in more of a hurry."""
 SHORT_LOOK_NS: Final = 2 * MS
 """How often it is looked for room for a model that its executors turn away."""
 SHORT_NS: Final = 10 * MS
@@ -118,13 +123,12 @@ def next_load(books: Books, executor: ExecutorBooks, *, now_ns: int) -> Place | 
     """Choose whose weights an executor should load now, if anyone's."""
     if not (executor.wanted or executor.short or executor.missed):
         return None
-    if not _load_lane_is_due(executor, now_ns):
+    waits_ns = executor.load_start_ns(now_ns) - now_ns
+    if waits_ns > WANTED_AHEAD_MAX_NS:
         return None
-    place = (
-        _most_wanted(books, executor, now_ns)
-        or _replica(executor, now_ns)
-        or _missed(books, executor, now_ns)
-    )
+    place = _most_wanted(books, executor, now_ns)
+    if place is None and _load_lane_is_due(executor, now_ns):
+        place = _replica(executor, now_ns) or _missed(books, executor, now_ns)
     if place is None or not can_load(books, place, now_ns):
         return None
     return place
@@ -184,6 +188,8 @@ def _most_wanted(books: Books, executor: ExecutorBooks, now_ns: int) -> Place | 
     """Find the cold model with the most queued work that a LOAD would save; promised first."""
     best: Place | None = None
     best_worth = (0, 0)
+    is_due = _load_lane_is_due(executor, now_ns)
+    waits_ns = executor.load_start_ns(now_ns) - now_ns
     spent: list[ModelId] = []
     for looked_at, (model_id, place) in enumerate(executor.wanted.items()):
         if looked_at >= MODELS_LOOKED_AT:
@@ -201,6 +207,9 @@ def _most_wanted(books: Books, executor: ExecutorBooks, now_ns: int) -> Place | 
         savable = len(queue) - bisect_left(queue, end_ns, key=_due_ns)
         if not savable:
             spent.append(model_id)
+            continue
+        last = queue[-1]
+        if not is_due and waits_ns > WANTED_AHEAD_RATIO * (last.deadline_ns - last.arrival_ns):
             continue
         # What is open of a model that is nowhere warm is promised and waits.
         worth = (model.open, savable)

@@ -124,7 +124,7 @@ class Registrar:
         """Begin anew with a place whose executor does not know the model."""
         _move(place, Stage.NEW)
         place.stop_serving()
-        place.executor.prepared.discard(place.model.model_id)
+        self.spread.not_prepared(place.executor, place.model.model_id)
         if place not in place.executor.bring_up:
             place.executor.bring_up.append(place)
 

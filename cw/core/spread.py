@@ -58,7 +58,7 @@ class Spread:
     _surplus: dict[ModelId, ModelBooks] = attrs.field(factory=dict)
     """Models with more."""
     _prepared: dict[ModelId, dict[ExecutorId, ExecutorBooks]] = attrs.field(factory=dict)
-    """Where models are prepared that nobody has added yet."""
+    """Where models were prepared when their executor joined; nobody may have added them yet."""
 
     # --- executors --------------------------------------------------------------------------------
 
@@ -81,11 +81,16 @@ class Spread:
         self._places -= count
         self._members.remove(executor)
         for model_id in executor.prepared:
-            self._forget_prepared(model_id, executor_id)
+            self._forget_prepared(executor, model_id)
 
-    def _forget_prepared(self, model_id: ModelId, executor_id: ExecutorId) -> None:
+    def not_prepared(self, executor: ExecutorBooks, model_id: ModelId) -> None:
+        """Note that an executor has a model prepared no more."""
+        executor.prepared.discard(model_id)
+        self._forget_prepared(executor, model_id)
+
+    def _forget_prepared(self, executor: ExecutorBooks, model_id: ModelId) -> None:
         holders = self._prepared.get(model_id, {})
-        holders.pop(executor_id, None)
+        holders.pop(executor.executor_id, None)
         if not holders:
             self._prepared.pop(model_id, None)
 
@@ -106,9 +111,8 @@ class Spread:
         del model.places[executor.executor_id]
         for index in (executor.wanted, executor.short, executor.missed):
             index.pop(model_id, None)
-        executor.prepared.discard(model_id)
+        self.not_prepared(executor, model_id)
         executor.resident.discard(model_id)
-        self._forget_prepared(model_id, executor.executor_id)
         self._recount(executor, -1)
         self._judge(model)
         self.books.dirty[executor.executor_id] = executor
