@@ -12,7 +12,7 @@ def world_text(number: int) -> str:
     """Write the arguments of ``python -m cw.sim`` for the `number`-th world.
 
     What is drawn is meant to hurt: loads around and above what the devices can do, more models than
-    pages, tight and loose SLOs, one to three executors, and faults in two of three worlds.
+    pages, tight and loose SLOs, wrong clocks, callers that leave, and mostly some faults.
     """
     rng = random.Random(f"world {number}")
     executors = rng.choice([1, 1, 2, 3])
@@ -33,6 +33,16 @@ def world_text(number: int) -> str:
         words.append(f"--set hold_ratio={rng.choice([0.0, 0.1, 0.75])}")
     if rng.random() < 0.2:
         words.append(f"--delay {rng.choice([1, 3])}ms --jitter {rng.choice([0, 0.5])}ms")
+    if rng.random() < 0.2:
+        words.append(
+            f"--clock-offset {rng.choice([1, 1000])}ms --clock-drift {rng.choice([0, 50])}"
+        )
+    if rng.random() < 0.2:
+        words.append(f"--closed {rng.choice([1, 8])}")
+    if rng.random() < 0.2:
+        words.append(f"--impatience {rng.choice([0.01, 0.3])}")
+    if rng.random() < 0.1:
+        words.append("--bandwidth 1GB")
     if rng.random() < 0.66:
         words.append(f"--faults random:{rng.choice([1, 2, 4])}")
     return " ".join(words)

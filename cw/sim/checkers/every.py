@@ -41,7 +41,8 @@ def checkers_for(scenario: "Scenario") -> "Checkers":
     # Where messages alone can eat the margin, luck decides which promises hold, at least until it
     # was learnt how long answers are on their way.
     network = scenario.network
-    if network.delay_ns + network.jitter_ns * _JITTERS + slack_ns <= margin_ns:
+    messages_ns = network.delay_ns + network.jitter_ns * _JITTERS
+    if not network.bytes_per_second and messages_ns + slack_ns <= margin_ns:
         each.append(PromisesHold(slack_ns=slack_ns))
     if scenario.shares is not None:
         each.append(
