@@ -51,8 +51,12 @@ class Engine:
             SimulationStuck: Time does not move on.
         """
         heap, pop, spins = self.heap, heapq.heappop, 0
-        while heap and heap[0][0] <= until_ns:
-            instant_ns, _, what, arguments = pop(heap)
+        while heap:
+            occurrence = pop(heap)
+            instant_ns, _, what, arguments = occurrence
+            if instant_ns > until_ns:
+                heapq.heappush(heap, occurrence)
+                break
             if instant_ns == self.now_ns:
                 spins += 1
                 if spins > _SPIN_MAX:

@@ -42,6 +42,8 @@ __all__ = ["Pending", "SimExecutor", "SimLane"]
 _RESULT_BYTES: Final = 256
 
 
+_COLD: Final = (Residency.COLD, Residency.LOADING, Residency.UNLOADING)
+"""Of a model that an executor knows; what it does not know fails for another reason."""
 _STARTED_MAX: Final = 4096
 """Started actions remembered, for inputs that come too late for them: seconds' worth."""
 
@@ -205,14 +207,13 @@ class SimExecutor:
             self._step(lane)
 
     def _head(self, pending: Pending) -> Head:
-        action = pending.action
-        is_known = self.residency.state(pending.model_id) is not Residency.UNKNOWN
-        is_resident = self.residency.state(pending.model_id) is Residency.WARM
+        action, model_id = pending.action, pending.model_id
+        needs_weights = isinstance(action, Infer) and self.residency.state(model_id) in _COLD
         return Head(
             window=pending.window,
             inputs=pending.presence(),
-            is_its_turn=self.residency.is_turn(pending.model_id, action.action_id),
-            is_resident=is_resident or not isinstance(action, Infer) or not is_known,
+            is_its_turn=self.residency.is_turn(model_id, action.action_id),
+            is_resident=not needs_weights,
         )
 
     def _claim(self, pending: Pending) -> int | Outcome:

@@ -30,7 +30,10 @@ _DAY_MINUTES: Final = 24 * 60
 class Expectations(Protocol):
     """Says how many requests each model has to expect, period by period."""
 
-    period_ns: int
+    @property
+    def period_ns(self) -> int:
+        """Say how long a period is."""
+        ...
 
     def periods(self, seed: int) -> Iterator[Sequence[float]]:
         """Yield for each period the numbers for each model, until the source ends, if it does."""
