@@ -37,6 +37,19 @@ from cw.messages import ExecutorId, ModelId
 EXECUTORS_LOOKED_AT = 8
 """To find one with room so many are compared, others each time: nearly as good as all."""
 TRIMMED_AT_ONCE = 2
+_PROGRESS = {
+    stage: progress
+    for progress, stage in enumerate(
+        (
+            Stage.FAILED,
+            Stage.NEW,
+            Stage.PREPARING,
+            Stage.PREPARED,
+            Stage.PROBING,
+            Stage.READY,
+        )
+    )
+}
 
 
 @attrs.define(eq=False)
@@ -181,9 +194,12 @@ class Spread:
             if surplus <= 0 or len(chosen) >= share:
                 break
             # The youngest: what was not even begun goes at no cost.
-            for place in islice(reversed(other.places.values()), surplus):
-                if _is_idle(place) and len(chosen) < share:
-                    chosen[place.model.model_id] = place.model
+            for model_id, place in reversed(other.places.items()):
+                if not surplus or len(chosen) >= share:
+                    break
+                if model_id not in chosen and _is_idle(place):
+                    chosen[model_id] = place.model
+                    surplus -= 1
         return [model for model in chosen.values() if not model.removed]
 
     def choose_roomy(self, model: ModelBooks, now_ns: int) -> ExecutorBooks | None:
@@ -209,13 +225,14 @@ class Spread:
         """Drop places beyond the bound that can be spared; `keep` is not one of them."""
         bound = self.books.settings.places_per_model
         while _useful(model) > bound:
-            ready = sum(place.stage is Stage.READY for place in model.places.values())
+            progress = sorted(_PROGRESS[place.stage] for place in model.places.values())
             spared = [
                 place
                 for place in model.places.values()
                 if place is not keep
                 and _is_idle(place)
-                and (place.stage is Stage.NEW or ready > bound)
+                # Only where as many as should be are left that are as far.
+                and _PROGRESS[place.stage] <= progress[-bound - 1]
                 and _has_twin(place)
             ]
             if not spared:
@@ -225,7 +242,7 @@ class Spread:
                 min(
                     spared,
                     key=lambda place: (
-                        place.stage is not Stage.NEW,
+                        _PROGRESS[place.stage],
                         -self._counted[place.executor.executor_id],
                         place.executor.executor_id,
                     ),
@@ -239,6 +256,23 @@ class Spread:
             self.trim(model)
             self._judge(model)
 
+    def validate(self) -> None:
+        """Assert that every index is in step with the books; slow, for tests."""
+        executors = self.books.executors
+        counts = {each.executor_id: len(each.places) for each in executors.values()}
+        assert self._counted == counts, f"places counted {self._counted}, there are {counts}"
+        assert self._places == sum(counts.values()), "the count of all places is wrong"
+        assert [*executors.values()] == self._members, "an executor is missed out, or lost"
+        entries = sorted((counts[each.executor_id], each.executor_id) for each in self._members)
+        assert sorted(entry for order in self._order.values() for entry in order) == entries
+        for key, order in self._order.items():
+            assert order == sorted(order), "the order by places is out of order"
+            assert all(executors[executor_id].key == key for _, executor_id in order)
+        for holders in self._prepared.values():
+            assert holders.keys() <= counts.keys(), "a lost executor has something prepared"
+        for model_id in self._thin.keys() | self._surplus.keys():
+            assert model_id in self.books.models, f"model {model_id} is forgotten but not here"
+
 
 def _useful(model: ModelBooks) -> int:
     return sum(place.stage is not Stage.FAILED for place in model.places.values())
@@ -250,8 +284,9 @@ def _kinds(model: ModelBooks, stage: Stage) -> set[DeviceKey]:
 
 def _is_idle(place: Place) -> bool:
     """Say whether a place can be given up: nothing is there but, at most, a prepared program."""
-    is_settled = place.stage in (Stage.NEW, Stage.READY)
-    return is_settled and place.residency is Residency.COLD and not place.in_use
+    # What failed stays, to tell why.
+    is_useful = place.stage is not Stage.FAILED
+    return is_useful and place.residency is Residency.COLD and not place.in_use
 
 
 def _has_twin(place: Place) -> bool:
