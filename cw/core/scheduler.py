@@ -338,6 +338,7 @@ class Scheduler:
     def validate(self) -> None:
         """Assert every invariant of the books; slow, for tests."""
         audit.validate(self.books)
+        self.registrar.spread.validate()
 
     def story(self, request_id: RequestId) -> list[str]:
         """Tell what became of a request, one line a step; empty if it is not remembered."""
