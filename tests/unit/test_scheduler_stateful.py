@@ -378,6 +378,6 @@ class AnyOrderClockwork(AnyOrder):
 
 
 TestDefault = AnyOrder.TestCase
-TestDefault.settings = settings(max_examples=500, stateful_step_count=60)
+TestDefault.settings = settings(max_examples=300, stateful_step_count=60)
 TestClockwork = AnyOrderClockwork.TestCase
-TestClockwork.settings = settings(max_examples=150, stateful_step_count=60)
+TestClockwork.settings = settings(max_examples=100, stateful_step_count=60)
