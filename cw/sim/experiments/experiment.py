@@ -128,13 +128,12 @@ def settings_for(policy: str, base: SchedulerSettings) -> SchedulerSettings:
         key, _, value = change.partition("=")
         table[key] = setting_value(value)
     given = settings_from(table, SchedulerSettings, where=policy)
-    defaults = SchedulerSettings()
     changed = {
         field.name: getattr(given, field.name)
         for field in attrs.fields(SchedulerSettings)
-        if getattr(given, field.name) != getattr(defaults, field.name)
+        if field.name.removesuffix("_ns") in table
     }
-    return attrs.evolve(base, **{"policy": name, **changed})
+    return attrs.evolve(base, **changed)
 
 
 def setting_value(text: str) -> str | int | float:

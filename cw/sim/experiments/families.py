@@ -29,12 +29,11 @@ from cw.workload.workload import Workload
 NETWORK: Final = NetworkModel(delay_ns=500 * US, jitter_ns=50 * US)
 MARGIN_NS: Final = 500 * US
 """Five times the jitter of two links; the knee of goodput against broken promises in the probe."""
-CLOCKWORK_AHEAD_NS: Final = 5 * MS
-"""Clockwork's own, in its runs with low SLOs. Source: Clockwork (OSDI 2020), artifact."""
-
 _EQUAL_MODELS: Final = 15
-_MIX_SHAPES: Final = 20
-_MIX_COPIES: Final = 3
+SHAPES: Final = 20
+"""Of models, in the family ``mix``."""
+MIX_COPIES: Final = 3
+"""Models of each shape."""
 
 
 def probe_v100() -> EmulationProfile:
@@ -50,14 +49,20 @@ def probe_h100() -> EmulationProfile:
     return read_profile("h100")
 
 
-def settings(policy: str, *, margin_ns: int = MARGIN_NS) -> SchedulerSettings:
+def settings(
+    policy: str, *, margin_ns: int = MARGIN_NS, faithful: bool = False
+) -> SchedulerSettings:
     """Give the settings of a policy (`settings_for`) in all families.
 
-    All have the same margin; Clockwork's policy commits as early as its authors let it.
+    Args:
+        policy: As typed.
+        margin_ns: Of all policies alike.
+        faithful: Let Clockwork's policy aim 5 ms before the SLO, as its code does; else it gets the
+            margin of the others, so that they differ in what they choose alone.
     """
     base = SchedulerSettings(margin_ns=margin_ns)
-    if policy.partition(":")[0] == "clockwork":
-        base = attrs.evolve(base, schedule_ahead_ns=CLOCKWORK_AHEAD_NS)
+    if not faithful:
+        base = attrs.evolve(base, clockwork_buffer_ns=margin_ns)
     return settings_for(policy, base)
 
 
@@ -138,19 +143,24 @@ def mixed_models() -> tuple[SimModel, ...]:
     curve = probe_v100().infer
     sizes, first_ns = curve.batch_sizes, curve.durations_ns[0]
     models = []
-    for shape in range(_MIX_SHAPES):
-        alone_ns = 0.5 * MS * 60 ** (shape / (_MIX_SHAPES - 1))
+    for shape in range(SHAPES):
+        alone_ns = 0.5 * MS * 60 ** (shape / (SHAPES - 1))
         table = tuple(round(alone_ns * each / first_ns) for each in curve.durations_ns)
-        size_bytes = round(5e6 * 100 ** (7 * shape % _MIX_SHAPES / (_MIX_SHAPES - 1)))
+        size_bytes = round(5e6 * 100 ** (7 * shape % SHAPES / (SHAPES - 1)))
         models += [
             SimModel(
                 name=f"shape-{shape:02d}-{copy}",
                 image_bytes=size_bytes,
                 durations=BatchDurations(sizes, table),
             )
-            for copy in range(_MIX_COPIES)
+            for copy in range(MIX_COPIES)
         ]
     return tuple(models)
+
+
+def shape_of(name: str) -> int:
+    """Give the number of a mixed model's shape by the model's name."""
+    return int(name.split("-")[1])
 
 
 def cost_ns(durations: BatchDurations, slo_ns: int) -> float:

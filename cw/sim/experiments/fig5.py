@@ -48,7 +48,7 @@ def scenario(policy: str, slo_ms: int, *, seed: int, duration_ns: int) -> Scenar
         slo_ns=slo_ns,
         duration_ns=duration_ns,
         seed=seed,
-        settings=settings(policy),
+        settings=settings(policy, faithful=True),
         network=NETWORK,
     )
 

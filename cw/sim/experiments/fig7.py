@@ -58,7 +58,7 @@ def scenario(
         slo_ns=slo_ns,
         duration_ns=duration_ns,
         seed=seed,
-        settings=settings(policy, margin_ns=MARGIN_NS),
+        settings=settings(policy, margin_ns=MARGIN_NS, faithful=True),
         network=NETWORK,
     )
 

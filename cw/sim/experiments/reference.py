@@ -33,10 +33,10 @@ class Probe:
     symphony: float
     shepherd: float
     nexus: float
-    capacity: int | None = None
+    capacity: int
     """Most requests/s with 99 % in time, of its own policy."""
-    capacity_clockwork: int | None = None
-    capacity_fcfs: int | None = None
+    capacity_clockwork: int
+    capacity_fcfs: int
 
 
 def _probe(
