@@ -77,8 +77,8 @@ class SimExecutor:
     _pending: dict[ActionId, Pending] = attrs.field(factory=dict)
     _early: dict[ActionId, dict[int, Brought]] = attrs.field(factory=dict)
     _started: OrderedDict[ActionId, None] = attrs.field(factory=OrderedDict)
-    """What started lately, or ended without. (A plain dict finds its first key ever more slowly, the
-    more first keys were taken out of it.)"""
+    """What started lately, or ended without. (From a plain dict the first key is taken ever more
+    slowly, the more were taken before.)"""
     _to_gateways: "dict[SimGateway, Link]" = attrs.field(factory=dict)
 
     @property
