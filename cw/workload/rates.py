@@ -117,7 +117,7 @@ class AzureLike:
 
     What is chosen: of the functions below `steady_rps`, a fifth fire all that they have at fixed
     times (timers), and three in ten are switched on and off. What is above is steady but for
-    lognormal noise from minute to minute: a few of them carry the load, and if those could be
+    noise from minute to minute: a few of them carry the load, and if those could be
     switched off, the load would be theirs alone. The recorded trace's own bursts are not public
     beyond counts by the minute, so results on this are no results on the trace.
 
@@ -135,8 +135,8 @@ class AzureLike:
     timer_ratio: float = 0.2
     switched_ratio: float = 0.3
     steady_rps: float = 1.0
-    noise_ratio: float = 0.1
-    """Deviation of the logarithm of a function's rate from minute to minute."""
+    noise_ratio: float = attrs.field(default=0.1, validator=attrs.validators.le(0.5))
+    """Relative deviation of a function's rate from minute to minute, uniformly distributed."""
     peak_hour: float = 14.0
     start_hour: float = 19.5
     """Of the day; from here on the first hour's mean is the day's."""
@@ -146,10 +146,10 @@ class AzureLike:
         """Give the mean rates (requests/s) of the functions, the greatest first."""
         quantile = NormalDist(self.log_mean, self.log_deviation).inv_cdf
         middle = (self.functions - index - 0.5 for index in range(self.functions))
-        per_day = np.exp(np.array([quantile(rank / self.functions) for rank in middle]))
-        per_day = np.minimum(per_day, self.invocations_per_day_max)
-        rates: NDArray[np.float64] = per_day * (self.rate_rps / per_day.sum())
-        return rates
+        # Not numpy's exp and sum: their last digits differ from one processor to another.
+        per_day = [math.exp(quantile(rank / self.functions)) for rank in middle]
+        per_day = [min(rate, self.invocations_per_day_max) for rate in per_day]
+        return np.array(per_day, dtype=np.float64) * (self.rate_rps / math.fsum(per_day))
 
     def periods(self, seed: int) -> Iterator[Sequence[float]]:
         """See `Expectations`. Endless."""
@@ -187,9 +187,9 @@ class _Functions:
 
     def expected(self, minute: int) -> NDArray[np.float64]:
         """Say how many requests each function has to expect in a minute of the run."""
-        rng, sigma = self._rng, self._noise
-        noise = rng.standard_normal(len(self._rates)) * sigma - sigma * sigma / 2
-        expected: NDArray[np.float64] = self._rates * (MINUTE / SECOND) * np.exp(noise)
+        rng = self._rng
+        noise = (rng.random(len(self._rates)) - 0.5) * (math.sqrt(12) * self._noise)
+        expected: NDArray[np.float64] = self._rates * (MINUTE / SECOND) * (1.0 + noise)
         fires = (minute + self._phase) % self._every == 0
         expected[self._timers] *= fires * self._every
         turns = rng.random(len(self._on)) >= self._STAY
