@@ -104,19 +104,19 @@ class RecordedCounts:
 class AzureLike:
     """A day of a serverless platform, drawn from what was published about one.
 
-    What is fitted, of the functions of Azure in July 2019 (Shahrad et al., "Serverless in the
-    Wild", ATC 2020, sections 3.2 to 3.4):
+    What is fitted, of Azure Functions in July 2019 (Shahrad et al., "Serverless in the Wild", ATC
+    2020, section 3), whose figures for applications are taken for functions:
 
     - 45 % are invoked once an hour or less on average, 81 % once a minute or less. A lognormal
       distribution of rates through both points has a mean of its logarithm (per day) of 3.69 and
       a deviation of 4.08.
     - Rates span eight orders of magnitude. Cut off at 10^7 a day, the distribution predicts that
-      the functions above once a minute carry 99.7 % of all invocations (published: 99.6 %), and
-      for as many functions as there were twice the recorded total: hence rates are scaled.
+      those above once a minute carry 99.7 % of all invocations (published: 99.6 %), and for as
+      many functions as there were twice the recorded total: hence rates are scaled.
     - The load has a baseline of half its peak and a daily rhythm.
 
     What is chosen: of the functions below `steady_rps`, a fifth fire all that they have at fixed
-    times (timers), and three in ten are switched on and off. What is above is steady but for
+    times (16 % have timers for triggers, and few invocations), and three in ten are switched on and off. What is above is steady but for
     noise from minute to minute: a few of them carry the load, and if those could be
     switched off, the load would be theirs alone. The recorded trace's own bursts are not public
     beyond counts by the minute, so results on this are no results on the trace.
