@@ -24,6 +24,8 @@ from cw.units import SECOND
 
 POPULARITY_DECAY_NS: Final = 20 * SECOND
 """A use counts 1/e after this long. 20 s and 60 s did equally well in simulation."""
+SHIFT_MAX: Final = 8.0
+"""By so much at most may a model's key be shifted down when it is looked up: log(2980) replicas."""
 _STALE_MAX: Final = 64
 """So many entries of models that left are not worth building a heap anew."""
 
@@ -154,7 +156,8 @@ class EvictionOrder:
         if model_id not in self._members:
             self._next_number += 1
             self._members[model_id] = self._next_number
-            heapq.heappush(self._heap, (key, model_id, self._next_number))
+            # Lower than any shift makes it: it is looked up when it comes to the top.
+            heapq.heappush(self._heap, (key - SHIFT_MAX, model_id, self._next_number))
 
     def discard(self, model_id: ModelId) -> None:
         """Leave a model out."""

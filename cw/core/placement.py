@@ -75,15 +75,24 @@ def _want(books: Books, model: ModelBooks, now_ns: int) -> None:
     candidates = [place for place in model.places.values() if place.stage is Stage.READY]
     for place in candidates:
         place.executor.wanted[model.model_id] = place
+    could_grow = len(model.places) < len(books.executors)
+    if len(candidates) <= PLACES_WOKEN and not could_grow:
+        for place in candidates:  # nothing to choose
+            books.dirty[place.executor.executor_id] = place.executor
+        return
     ends = sorted(
         (_warm_ns(books, place, now_ns), -place.executor.pages.free, place.executor.executor_id)
         for place in _in_turn(model, candidates)
     )
     for _, _, executor_id in ends[:PLACES_WOKEN]:
         books.dirty[executor_id] = books.executors[executor_id]
-    queue = model.queue
-    if queue and (not ends or ends[0][0] > queue[-1].due_ns):
-        books.cramped[model.model_id] = model
+    if could_grow and model.queue and ends:
+        best = model.places[ends[0][2]]
+        load_ns = books.profiles.load_ns(best.executor.device, model.spec.image_bytes)
+        # Others wait for these executors' LOAD lanes, too, and each will be loaded by one of them.
+        before_ns = len(best.executor.wanted) * load_ns // len(candidates)
+        if ends[0][0] + before_ns > model.queue[-1].due_ns:
+            books.cramped[model.model_id] = model
 
 
 def _want_replica(books: Books, model: ModelBooks, now_ns: int) -> None:
@@ -103,7 +112,7 @@ def _want_replica(books: Books, model: ModelBooks, now_ns: int) -> None:
     if best is not None:
         best.executor.short[model.model_id] = best
         books.dirty[best.executor.executor_id] = best.executor
-    elif others_ns > ROOMY_NS:
+    elif others_ns > ROOMY_NS and len(model.places) < len(books.executors):
         books.cramped[model.model_id] = model
 
 
@@ -127,11 +136,24 @@ def next_load(books: Books, executor: ExecutorBooks, *, now_ns: int) -> Place | 
     if waits_ns > WANTED_AHEAD_MAX_NS:
         return None
     place = _most_wanted(books, executor, now_ns)
-    if place is None and _load_lane_is_due(executor, now_ns):
-        place = _replica(executor, now_ns) or _missed(books, executor, now_ns)
+    if _load_lane_is_due(executor, now_ns):
+        place = place or _replica(executor, now_ns) or _missed(books, executor, now_ns)
+    elif place is not None and _leave_to_others(books, place, now_ns):
+        return None
     if place is None or not can_load(books, place, now_ns):
         return None
     return place
+
+
+def _leave_to_others(books: Books, place: Place, now_ns: int) -> bool:
+    """Say whether another executor could load a model sooner; that one is woken."""
+    start_ns = place.executor.load_start_ns(now_ns)
+    cold = [each for each in place.model.places.values() if _is_cold(each)]
+    for other in _in_turn(place.model, cold):
+        if other.executor.load_start_ns(now_ns) + LOAD_AHEAD_NS < start_ns:
+            books.dirty[other.executor.executor_id] = other.executor
+            return True
+    return False
 
 
 def _load_lane_is_due(executor: ExecutorBooks, now_ns: int) -> bool:
@@ -168,9 +190,7 @@ def choose_victims(books: Books, place: Place) -> list[ModelId] | None:
         return []
 
     def key_of(model_id: ModelId) -> float | None:
-        other = executor.places.get(model_id)
-        if other is None:
-            return -math.inf
+        other = executor.places[model_id]
         if other is place or other.in_use or other.stage is Stage.PROBING:
             return None
         if other.residency is not Residency.WARM:
@@ -253,7 +273,7 @@ def _missed(books: Books, executor: ExecutorBooks, now_ns: int) -> Place | None:
     victims = choose_victims(books, best)
     if victims is None:
         return None
-    pushed_out = [books.models[victim] for victim in victims if victim in books.models]
+    pushed_out = [executor.places[victim].model for victim in victims]
     if all(model.popularity.key <= least_key for model in pushed_out):
         return best
     # If the most popular does not deserve its pages, none does, until it is asked for again.

@@ -118,7 +118,8 @@ class Spread:
         """Have an executor forget a model of which nothing promised or sent is left there."""
         executor, model = place.executor, place.model
         model_id = model.model_id
-        if place.stage is not Stage.NEW or model_id in executor.prepared:
+        is_known = place.stage is not Stage.NEW or model_id in executor.prepared
+        if is_known or place.residency is not Residency.COLD:
             self.dispatcher.unload(executor, model_id, forget=True)
         del executor.places[model_id]
         del model.places[executor.executor_id]
