@@ -116,10 +116,11 @@ class AzureLike:
     - The load has a baseline of half its peak and a daily rhythm.
 
     What is chosen: of the functions below `steady_rps`, a fifth fire all that they have at fixed
-    times (16 % have timers for triggers, and few invocations), and three in ten are switched on and off. What is above is steady but for
-    noise from minute to minute: a few of them carry the load, and if those could be
-    switched off, the load would be theirs alone. The recorded trace's own bursts are not public
-    beyond counts by the minute, so results on this are no results on the trace.
+    times (16 % have timers for triggers, and few invocations), and three in ten are switched on and
+    off. What is above is steady but for noise from minute to minute: a few of them carry the load,
+    and if those could be switched off, the load would be theirs alone. The recorded trace's own
+    bursts are not public beyond counts by the minute, so results on this are no results on the
+    trace.
 
     As with the recorded trace, function i of T by volume belongs to model floor(M * i / T).
     """
