@@ -18,8 +18,7 @@ from cw.sim.report import Report, format_report, make_report
 from cw.sim.scenario import Scenario, equal_models
 from cw.sim.world import World
 from cw.units import parse_duration_ns, parse_size_bytes
-from cw.workload.arrivals import parse_arrivals, parse_popularity
-from cw.workload.streams import OpenLoop
+from cw.workload.parse import STREAMS, parse_stream
 from cw.workload.workload import ClosedLoop, Stream, Workload
 
 
@@ -57,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arg("--models", type=int, default=8, help="how many (default: %(default)s)")
     arg("--rate", type=float, default=None, help="requests/s of all models together")
     arg("--slo", default="50ms", help="from arrival to answer (default: %(default)s)")
-    arg("--arrivals", default="poisson", help="poisson, constant, bursts, trace:FILE, counts:FILE")
+    arg("--arrivals", default="poisson", help=STREAMS)
     arg("--popularity", default="uniform", help="uniform or zipf:0.9")
     arg("--seconds", type=float, default=30.0, help="of traffic (default: %(default)s)")
     arg("--seed", type=int, default=1, help="same seed, same run (default: %(default)s)")
@@ -144,9 +143,10 @@ def _workload(arguments: argparse.Namespace, slo_ns: int) -> Workload:
         closed = (loop,)
     streams: tuple[Stream, ...] = ()
     if not closed or arguments.rate is not None:
-        stream = OpenLoop(
-            arrivals=parse_arrivals(arguments.arrivals, rate_rps=arguments.rate),
-            popularity=parse_popularity(arguments.popularity),
+        stream = parse_stream(
+            arguments.arrivals,
+            popularity=arguments.popularity,
+            rate_rps=arguments.rate,
             models=models,
             slo_ns=slo_ns,
         )

@@ -10,6 +10,7 @@ import pytest
 from cw.errors import ConfigError
 from cw.units import MS, SECOND
 from cw.workload.arrivals import Constant, Counts, Poisson, Zipf
+from cw.workload.parse import parse_stream
 from cw.workload.rates import AzureLike, Piecewise
 from cw.workload.streams import Awakening, Flood, OpenLoop, OwnBursts, Recording, SloSteps
 from cw.workload.workload import Call, ClosedLoop, Workload
@@ -160,6 +161,34 @@ def test_a_recording_is_stretched_and_its_grains_are_spread():
         grain_ns=SECOND,
     )
     assert drawn(quick)[-1].instant_ns < SECOND // 5 + 1
+
+
+TYPED = ["poisson", "bursts", "own-bursts", "azure-like", "requests:FILE", "top:FILE"]
+
+
+@pytest.mark.parametrize("text", [*TYPED, "trace:FILE", "minutes:DAY+DAY"])
+def test_what_is_typed_is_a_stream_at_its_rate(text, tmp_path):
+    """The simulator and the planner share these words, and what they mean."""
+    trace = "func,end_timestamp,duration\n" + "".join(f"f{i % 3},{i},0\n" for i in range(99))
+    (tmp_path / "trace.csv").write_text(trace)
+    minutes = "HashOwner,HashApp,HashFunction,Trigger,1,2\no,a,f,http,7,7\n"
+    (tmp_path / "day.csv").write_text(minutes)
+    text = text.replace("FILE", str(tmp_path / "trace.csv"))
+    text = text.replace("DAY", str(tmp_path / "day.csv"))
+    stream = parse_stream(text, popularity="uniform", rate_rps=33.0, models=EIGHT, slo_ns=4)
+    calls = drawn(stream, seconds=3)
+
+    assert len(calls) == pytest.approx(99, rel=0.5)
+    assert {call.slo_ns for call in calls} == {4}
+
+
+@pytest.mark.parametrize(
+    ("text", "rate_rps"), [("azure-like", None), ("own-bursts", 0.0), ("poison", 1.0)]
+)
+def test_what_cannot_be_a_stream_says_what_is_missing(text, rate_rps):
+    """A default rate would answer a question that nobody asked."""
+    with pytest.raises(ConfigError, match=r"rate|expected"):
+        parse_stream(text, popularity="uniform", rate_rps=rate_rps, models=EIGHT, slo_ns=4)
 
 
 def test_what_makes_no_sense_is_refused():
