@@ -147,10 +147,6 @@ class EvictionOrder:
     """Which entry of a model is the current one, by the number it was given."""
     _next_number: int = 0
 
-    def __len__(self) -> int:
-        """Count the members."""
-        return len(self._members)
-
     def add(self, model_id: ModelId, key: float) -> None:
         """Enter a model whose pages may be wanted back some day."""
         if model_id not in self._members:

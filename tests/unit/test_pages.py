@@ -112,3 +112,29 @@ def test_eviction_order_is_by_current_keys(uses):
     for count in range(1, len(keys) + 1):
         victims = chosen(order, count, keys, held)
         assert sorted(keys[each] for each in victims) == sorted(keys.values())[:count]
+
+
+def test_models_that_left_do_not_pile_up():
+    """Under overload a hundred models a second come and go, for months."""
+    order = EvictionOrder()
+    for number in range(1, 1000):
+        order.add(ModelId(number), float(number))
+        order.discard(ModelId(number))
+    order.add(ModelId(7), 7.0)
+    order.add(ModelId(8), 8.0)
+
+    assert len(order._heap) < 100
+    assert chosen(order, 1, {7: 7.0, 8: 8.0}, {7: 1, 8: 1}) == [7]
+
+
+def test_who_comes_back_is_judged_anew():
+    """Its old entry must not let it go before those that are asked for less."""
+    order = EvictionOrder()
+    order.add(ModelId(1), 1.0)
+    order.add(ModelId(2), 2.0)
+    order.discard(ModelId(1))
+    order.add(ModelId(1), 3.0)
+
+    assert chosen(order, 1, {1: 3.0, 2: 2.0}, {1: 1, 2: 1}) == [2]
+    order.discard(ModelId(2))
+    assert chosen(order, 2, {1: 3.0, 2: 2.0}, {1: 1, 2: 1}) is None

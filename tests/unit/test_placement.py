@@ -325,3 +325,16 @@ def test_a_replica_that_is_wanted_no_more_is_left_out(full):
     places[3].model.asked_ns = now_ns - placement.SHORT_NS - 1
     assert placement.next_load(books, executor, now_ns=now_ns) is None
     assert not executor.short
+
+
+def test_of_many_missed_only_some_are_looked_at(full, monkeypatch):
+    """A refusal is cheap; what is remembered of thousands must be as well."""
+    monkeypatch.setattr(placement, "MODELS_LOOKED_AT", 1)
+    books, executor, places = full
+    executor.missed = {place.model.model_id: place for place in (places[0], places[3])}
+    places[3].model.missed_ns = 100 * SECOND
+    places[3].model.popularity.key += 5
+
+    assert placement.next_load(books, executor, now_ns=100 * SECOND) is None
+    assert list(executor.missed) == [places[3].model.model_id]
+    assert placement.next_load(books, executor, now_ns=100 * SECOND) is places[3]

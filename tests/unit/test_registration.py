@@ -4,8 +4,9 @@ from cw import messages as m
 from cw.config import SchedulerSettings
 from cw.core.books import Stage
 from cw.core.commands import AnnounceModel, SendAction
-from cw.core.events import ActionDone, ExecutorJoined, ModelAdded, ModelRemoved
+from cw.core.events import ActionDone, ExecutorJoined, ModelAdded, ModelRemoved, TimerFired
 from cw.core.registration import STAGES
+from cw.core.scheduler import Scheduler
 from cw.units import MS, SECOND
 from tests.unit.scheduler_world import CPU_MS, World, device, spec
 
@@ -136,6 +137,96 @@ def test_ready_is_announced_once():
     announced = [each for each in world.commands if isinstance(each, AnnounceModel)]
 
     assert [each.ready for each in announced] == [True]
+
+
+def test_where_lanes_are_shared_a_load_needs_a_gap_as_well():
+    """On a CPU a LOAD holds the lane that promised batches need."""
+    world = World(models=2, shared=True)
+    world.register()
+
+    assert len(sent(world, m.Load)) == 1
+    assert len(world.ready) == 2
+
+
+class Slowly:
+    """One executor and one model, brought up answer by answer."""
+
+    def __init__(self):
+        self.scheduler = Scheduler(
+            SchedulerSettings(probes_measured=1), epoch=m.Epoch(1), ticket_seed=1
+        )
+        self.now_ns = 0
+        joined = ExecutorJoined(executor_id=m.ExecutorId(1), name="one", device=device())
+        (self.action,) = self.step(joined, ModelAdded(spec=spec(0)))
+
+    def step(self, *events):
+        commands = self.scheduler.handle(*events, now_ns=self.now_ns)
+        self.scheduler.validate()
+        return [command.action for command in commands if isinstance(command, SendAction)]
+
+    def answer(self, outcome=m.Outcome.OK):
+        """Answer the last action; return the kind of the next."""
+        start_ns, self.now_ns = self.now_ns, self.now_ns + 5 * MS
+        result = m.ActionResult(
+            action_id=self.action.action_id,
+            outcome=outcome,
+            received_ns=start_ns,
+            ready_ns=start_ns,
+            start_ns=start_ns,
+            end_ns=self.now_ns,
+            device_ns=5 * MS,
+            running_ns=5 * MS,
+        )
+        actions = self.step(ActionDone(executor_id=m.ExecutorId(1), result=result))
+        while not actions:
+            self.now_ns = self.scheduler.wake_at_ns
+            actions = self.step(TimerFired())
+        self.action = actions[-1]
+        return type(self.action)
+
+
+def test_a_probe_that_found_no_weights_has_them_loaded_again():
+    """An executor may lose pages; the model is not broken by that."""
+    slowly = Slowly()
+    assert slowly.answer() is m.Load
+    assert slowly.answer() is m.Infer
+    assert slowly.answer(m.Outcome.NOT_RESIDENT) is m.Load
+    assert slowly.answer() is m.Infer
+
+
+def test_a_probe_that_found_no_model_has_it_prepared_again():
+    """An executor may have been replaced by one that never heard of the model."""
+    slowly = Slowly()
+    assert slowly.answer() is m.Load
+    assert slowly.answer() is m.Infer
+    assert slowly.answer(m.Outcome.UNKNOWN_MODEL) is m.Prepare
+    assert slowly.answer() is m.Load
+
+
+def test_a_place_that_failed_stays_failed():
+    """The reason that was told first is the one that helps."""
+    world = World(models=1)
+    world.register()
+    (model,) = world.scheduler.books.models.values()
+    (place,) = model.places.values()
+    place.stage = Stage.FAILED
+    world.scheduler.registrar.fail(place, "once more")
+    stale = ActionDone(
+        executor_id=m.ExecutorId(1),
+        result=m.ActionResult(
+            action_id=m.ActionId(10**6),
+            outcome=m.Outcome.OK,
+            received_ns=0,
+            ready_ns=0,
+            start_ns=0,
+            end_ns=0,
+            device_ns=0,
+        ),
+    )
+    world.feed(stale)
+
+    assert model.state is m.ModelState.FAILED
+    assert model.detail == "once more"
 
 
 def test_every_stage_has_its_row():

@@ -319,6 +319,8 @@ def test_an_executor_without_room_is_not_chosen():
         executor.quiescing = True
 
     assert scheduler.registrar.spread.choose_roomy(model, 0) is None
+    scheduler.registrar.extend(model, now_ns=0)
+    assert len(model.places) == 1
 
 
 STEPS = st.lists(
