@@ -58,6 +58,8 @@ class Panel:
     series: tuple[Series, ...]
     x_log: bool = False
     y_log: bool = False
+    y_symlog: bool = False
+    """Logarithmic above 1, linear below: for counts of which many are 0."""
     y_min: float | None = 0.0
     y_max: float | None = None
     ticks: tuple[str, ...] = ()
@@ -163,13 +165,13 @@ def _draw_panel(ax: Any, panel: Panel) -> None:
     else:
         _draw_lines(ax, panel)
     _scale(ax, panel)
-    for at, name in panel.marks:
+    for place, (at, name) in enumerate(panel.marks):
         ax.axvline(at, color="#777777", linewidth=0.8, linestyle=":")
         ax.annotate(
             name,
             (at, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(3, -9),
+            xytext=(3, -9 - 10 * place),
             textcoords="offset points",
             fontsize=7,
             color="#555555",
@@ -220,8 +222,14 @@ def _scale(ax: Any, panel: Panel) -> None:
         ax.set_xscale("log")
     if panel.y_log:
         ax.set_yscale("log")
+    elif panel.y_symlog:
+        ax.set_yscale("symlog", linthresh=1.0)
     if panel.x_ticks:
-        ax.set_xticks(panel.x_ticks, [f"{tick:g}" for tick in panel.x_ticks])
+        values = [x for one in panel.series for x in one.x]
+        low, high = min(values, default=0.0), max(values, default=0.0)
+        # A tick outside of what is shown would stretch the axis to itself.
+        ticks = [tick for tick in panel.x_ticks if 0.8 * low <= tick <= 1.2 * high]
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
     if not panel.y_log and panel.y_min is not None:
         ax.set_ylim(bottom=panel.y_min)

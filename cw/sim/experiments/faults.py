@@ -1,6 +1,6 @@
 """Faults: which promises break when a GPU dies, and when durations are not what they were?
 
-Nothing is published on this: Clockwork has no failover.
+Set-up: two parts. Nothing is published on either: Clockwork has no failover.
 
 *death*: six V100s, 60 models under bursts, SLO 100 ms, at 0.55 and 0.7 of what full batches could
 do; halfway one executor dies for good. Its connection breaks at once (noticed after 2 ms), or it
@@ -252,6 +252,7 @@ def _chart(names: list[str], cases: list[_Case], found: dict[_Case, list[Report]
             x_label="margin before each deadline (ms)",
             y_label="broken promises of 10,000 requests",
             x_log=True,
+            y_symlog=True,
             x_ticks=tuple(sorted({case.margin_us / 1_000 for case in cases})),
             series=tuple(lines),
         )

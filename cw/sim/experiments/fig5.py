@@ -123,6 +123,6 @@ def _chart(
         columns=2,
         panels=(
             panel("Goodput", "answers in time per second", lambda one: one.goodput_rps),
-            panel("In time, of what was asked", "%", lambda one: 100 * one.kept_share),
+            panel("In time, of what was asked", "in time (%)", lambda one: 100 * one.kept_share),
         ),
     )

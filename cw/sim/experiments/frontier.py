@@ -12,7 +12,6 @@ Nothing is published on this. Clockwork's policy refuses when its internal deadl
 
 from typing import Final
 
-from cw.sim.experiments.drawing import policy_lines
 from cw.sim.experiments.experiment import Cell, Options, Result, Table, percent
 from cw.sim.experiments.families import family
 from cw.sim.experiments.measures import COLUMNS, NOTE, described, grouped, measure
@@ -127,9 +126,13 @@ def _chart(
             x_label="policy",
             y_label="of all refusals (%)",
             ticks=tuple(policy.rpartition("=")[2] for policy in policies),
-            series=policy_lines(
-                names, range(len(policies)),
-                lambda name, at: 100 * _at_arrival(found[name, policies[at]]),
+            series=tuple(
+                Series(
+                    label=name,
+                    x=tuple(float(place) for place in range(len(policies))),
+                    y=tuple(100 * _at_arrival(found[name, policy]) for policy in policies),
+                )
+                for name in names
             ),
         )  # fmt: skip
 
