@@ -65,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--popularity", default="uniform", help="uniform (default) or zipf:EXPONENT"
     )
     parser.add_argument(
-        "--arrivals", default="poisson", help="poisson (default), constant, bursts or trace:FILE"
+        "--arrivals",
+        default="poisson",
+        help="poisson (default), constant, bursts, trace:FILE or counts:FILE (per second)",
     )
     parser.add_argument(
         "--closed",

@@ -123,26 +123,21 @@ class BoundMeter:
         self._executors: Final = executors
         self._part_count: Final = part_count
         self._passed = 0.0
-        self._arrivals: Final = array("q")
-        self._deadlines: Final = array("q")
-        self._models: Final = array("q")
+        self._rows: Final = array("q")
+        """Arrival, deadline, model; and again."""
 
     def add(self, arrival_ns: int, deadline_ns: int, model: int) -> None:
         """Count a request in; in the order of arrivals, else the sum is looser than need be."""
-        self._arrivals.append(arrival_ns)
-        self._deadlines.append(deadline_ns)
-        self._models.append(model)
-        if len(self._arrivals) >= self._part_count:
+        self._rows.extend((arrival_ns, deadline_ns, model))
+        if len(self._rows) >= 3 * self._part_count:
             self.total()
 
     def total(self) -> float:
         """Say what no schedule could exceed, of all requests so far. Begins a new part."""
-        if self._arrivals:
-            columns = (self._arrivals, self._deadlines, self._models)
-            arrivals, deadlines, models = (np.array(column, dtype=np.int64) for column in columns)
+        if self._rows:
+            arrivals, deadlines, models = np.array(self._rows, dtype=np.int64).reshape(-1, 3).T
             self._passed += _bound(arrivals, deadlines, models, self._durations, self._executors)
-            for column in columns:
-                del column[:]
+            del self._rows[:]
         return self._passed
 
 

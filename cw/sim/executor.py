@@ -104,7 +104,8 @@ class SimExecutor:
             return
         now_ns = self.now_ns()
         window = None if isinstance(action, Unload) else self._localised(action.window, now_ns)
-        pending = Pending(action, model_of(action), now_ns, window, now_ns)
+        to_cluster_ns = self.clock.to_cluster_ns(0)
+        pending = Pending(action, model_of(action), now_ns, window, now_ns, to_cluster_ns)
         self._pending[action.action_id] = pending
         early = self._early.pop(action.action_id, None)
         if early is not None:
@@ -261,7 +262,7 @@ class SimExecutor:
         self._remember(pending.action.action_id)
         device_ns = planned_ns and self._takes_ns(lane, pending, planned_ns)
         world = self.world
-        world.checkers.started(self, lane, pending, now_ns=self.clock.to_cluster_ns(now_ns))
+        world.checkers.started(self, lane, pending, now_ns=now_ns + pending.to_cluster_ns)
         world.engine.after(device_ns, self._end, lane, pending, now_ns, device_ns)
 
     def _takes_ns(self, lane: SimLane, pending: Pending, planned_ns: int) -> int:

@@ -42,6 +42,8 @@ class Pending:
     received_ns: int
     window: Window | None
     ready_ns: int
+    to_cluster_ns: int
+    """What its window was converted with: the clock may be understood better by its start."""
     cancelled: set[int] = attrs.field(factory=set)
     """Positions that nobody waits for."""
     inputs: dict[int, Brought] = attrs.field(factory=dict)
