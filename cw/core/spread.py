@@ -189,8 +189,8 @@ class Spread:
         is_first = len(self._order[executor.key]) == 1
         chosen.update(models if is_first else self._thin)
         share = self._places // len(self._members)
-        by_count = sorted(self._members, key=lambda each: -self._counted[each.executor_id])
-        for other in by_count:
+        others = (each for each in self._members if each is not executor)
+        for other in sorted(others, key=lambda each: -self._counted[each.executor_id]):
             surplus = self._counted[other.executor_id] - share
             if surplus <= 0 or len(chosen) >= share:
                 break

@@ -5,7 +5,7 @@ from cw.config import SchedulerSettings
 from cw.core.books import Stage
 from cw.core.commands import AnnounceModel, SendAction
 from cw.core.events import ActionDone, ExecutorJoined, ModelAdded, ModelRemoved, TimerFired
-from cw.core.registration import STAGES
+from cw.core.registration import GAP_PATIENCE_NS, GAP_POLL_NS, RETRIES, STAGES
 from cw.core.scheduler import Scheduler
 from cw.units import MS, SECOND
 from tests.unit.scheduler_world import CPU_MS, World, device, spec
@@ -106,6 +106,29 @@ def test_a_steady_load_does_not_keep_a_model_out():
     assert world.outcomes.broken_promises == 0
 
 
+def test_after_a_while_without_a_gap_one_is_made():
+    """What is planned comes first, but a lane that is never free must be made free."""
+    world = World(models=1)
+    world.register()
+    (executor,) = world.scheduler.books.executors.values()
+    (place,) = executor.places.values()
+    registrar, begin_ns = world.scheduler.registrar, world.now_ns
+    world.scheduler.dispatcher.prepare(place, SECOND, begin_ns)  # something long
+    world.scheduler.handle(ModelAdded(spec=spec(1)), now_ns=begin_ns)
+    assert registrar.advance(executor, now_ns=begin_ns) == begin_ns + GAP_POLL_NS
+    assert not executor.quiescing
+
+    late_ns = begin_ns + GAP_PATIENCE_NS + 1
+    assert registrar.advance(executor, now_ns=late_ns) == late_ns + GAP_POLL_NS
+    assert executor.quiescing
+
+    executor.infer.outstanding.clear()
+    executor.infer.ended_ns = late_ns
+    assert registrar.advance(executor, now_ns=late_ns + MS) is None
+    assert not executor.quiescing
+    assert executor.bring_up[0].stage is Stage.PREPARING
+
+
 def test_probes_break_no_promise():
     """Registering a model is no excuse: its probes fit into gaps or wait."""
     world = World(models=2, settings=SchedulerSettings(probes_measured=4))
@@ -201,6 +224,57 @@ def test_a_probe_that_found_no_model_has_it_prepared_again():
     assert slowly.answer() is m.Infer
     assert slowly.answer(m.Outcome.UNKNOWN_MODEL) is m.Prepare
     assert slowly.answer() is m.Load
+
+
+def test_a_model_whose_probes_never_run_fails_with_the_reason():
+    """It would be probed for ever, and its owner never told."""
+    slowly = Slowly()
+    assert slowly.answer() is m.Load
+    assert slowly.answer() is m.Infer
+    for _ in range(RETRIES):
+        assert slowly.answer(m.Outcome.TOO_LATE) is m.Infer
+    result = m.ActionResult(
+        action_id=slowly.action.action_id,
+        outcome=m.Outcome.TOO_LATE,
+        received_ns=0,
+        ready_ns=0,
+        start_ns=0,
+        end_ns=0,
+        device_ns=0,
+    )
+    slowly.step(ActionDone(executor_id=m.ExecutorId(1), result=result))
+    (model,) = slowly.scheduler.books.models.values()
+
+    assert model.state is m.ModelState.FAILED
+    assert "tooLate" in model.detail
+
+
+def test_the_result_of_a_probe_that_nobody_waits_for_changes_nothing():
+    """Its executor forgot the model meanwhile: what it measured before says nothing of now."""
+    slowly = Slowly()
+    assert slowly.answer() is m.Load
+    assert slowly.answer() is m.Infer
+    (model,) = slowly.scheduler.books.models.values()
+    (place,) = model.places.values()
+    probe = slowly.action
+    slowly.scheduler.registrar.again(place)
+    slowly.scheduler.registrar.on_result(
+        place,
+        probe,
+        m.ActionResult(
+            action_id=probe.action_id,
+            outcome=m.Outcome.OK,
+            received_ns=0,
+            ready_ns=0,
+            start_ns=0,
+            end_ns=0,
+            device_ns=0,
+        ),
+        now_ns=slowly.now_ns,
+    )
+
+    assert place.stage is Stage.NEW
+    assert not place.probes_done
 
 
 def test_a_place_that_failed_stays_failed():

@@ -115,6 +115,17 @@ def test_a_newcomer_takes_its_share_and_the_others_let_go_once_it_is_ready():
     assert [unload.forget for unload in forgotten] == [True] * 6
 
 
+def test_a_newcomer_takes_nothing_that_is_at_work():
+    """Its own PREPARE would be for nothing: the other place can't be given up."""
+    scheduler = cluster(1, executors=2, models=6)
+    for executor in scheduler.books.executors.values():
+        for place in executor.places.values():
+            place.residency = Residency.LOADING
+    join(scheduler, 3)
+
+    assert counts(scheduler)[0] == [3, 3, 0]
+
+
 def test_a_lost_executor_is_made_up_for_elsewhere():
     """Each loss takes replicas away; without refilling, the last one takes the model."""
     world = World(models=8, executors=4, settings=settings(2), validate=True)
