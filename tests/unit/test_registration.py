@@ -226,6 +226,56 @@ def test_a_probe_that_found_no_model_has_it_prepared_again():
     assert slowly.answer() is m.Load
 
 
+def test_a_prepare_that_came_too_late_is_sent_again():
+    """A stalled executor is no fault of the model's."""
+    slowly = Slowly()
+    assert slowly.answer(m.Outcome.TOO_LATE) is m.Prepare
+    assert slowly.answer() is m.Load
+
+
+def test_a_model_waits_for_pages_that_promised_work_holds():
+    """Its probes can wait; what was promised can not."""
+    world = World(models=1, pages=1)
+    world.register()
+    (executor,) = world.scheduler.books.executors.values()
+    (place,) = executor.places.values()
+    place.in_flight += 1
+    other = spec(1, program="another")
+    world.feed(ModelAdded(spec=other))
+    world.run_until(world.now_ns + SECOND)
+    assert executor.places[other.model_id].stage is Stage.PREPARED
+    place.in_flight -= 1
+    world.specs.append(other)
+    world.run_until(world.now_ns + 5 * SECOND)
+
+    assert executor.places[other.model_id].stage is Stage.READY
+
+
+def test_a_measurement_that_did_not_run_ends_the_doubt():
+    """The lane has other work, which teaches as well."""
+    world = World(models=1)
+    world.register()
+    (model,) = world.scheduler.books.models.values()
+    (place,) = model.places.values()
+    world.commands.clear()
+    world.now_ns += 2 * SECOND
+    world.scheduler.books.doubtful[model.model_id] = model
+    (send,) = world.scheduler.handle(TimerFired(), now_ns=world.now_ns)
+    result = m.ActionResult(
+        action_id=send.action.action_id,
+        outcome=m.Outcome.TOO_LATE,
+        received_ns=0,
+        ready_ns=0,
+        start_ns=0,
+        end_ns=0,
+        device_ns=0,
+    )
+    world.feed(ActionDone(executor_id=m.ExecutorId(1), result=result))
+
+    assert not place.probes
+    assert not sent(world, m.Infer)
+
+
 def test_a_model_whose_probes_never_run_fails_with_the_reason():
     """It would be probed for ever, and its owner never told."""
     slowly = Slowly()
