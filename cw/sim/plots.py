@@ -22,7 +22,10 @@ COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B8860
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 _MARKED_MAX: Final = 40
 """A line with more points than this is drawn without markers: they would cover it."""
-_PANEL_INCHES: Final = (6.4, 3.6)
+_PANEL_HEIGHT_INCHES: Final = 3.6
+_HEADROOM: Final = 1.06
+"""Above the largest value; where bars have a legend over them, the next is taken."""
+_LEGEND_HEADROOM: Final = 1.3
 _DPI: Final = 130
 
 
@@ -79,6 +82,8 @@ class Chart:
     title: str
     panels: tuple[Panel, ...]
     columns: int = 1
+    panel_inches: float = 6.4
+    """Width of a panel; many groups of bars need more."""
 
 
 def draw(chart: Chart, folder: Path) -> list[Path]:
@@ -95,7 +100,7 @@ def draw(chart: Chart, folder: Path) -> list[Path]:
     pyplot = _pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     rows = math.ceil(len(chart.panels) / chart.columns)
-    width, height = _PANEL_INCHES
+    width, height = chart.panel_inches, _PANEL_HEIGHT_INCHES
     figure, axes = pyplot.subplots(
         rows,
         chart.columns,
@@ -176,7 +181,9 @@ def _draw_panel(ax: Any, panel: Panel) -> None:
             fontsize=7,
             color="#555555",
         )
-    if len(panel.series) > 1:
+    if len(panel.series) > 1 and panel.ticks:
+        ax.legend(loc="upper left", ncols=min(4, len(panel.series)))
+    elif len(panel.series) > 1:
         ax.legend(loc="best")
 
 
@@ -231,10 +238,17 @@ def _scale(ax: Any, panel: Panel) -> None:
         ticks = [tick for tick in panel.x_ticks if 0.8 * low <= tick <= 1.2 * high]
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
-    if not panel.y_log and panel.y_min is not None:
-        ax.set_ylim(bottom=panel.y_min)
-    if panel.y_max is not None:
-        ax.set_ylim(top=panel.y_max)
+    ax.yaxis.set_major_formatter(_thousands)
+    if panel.y_log or panel.y_min is None:
+        return
+    largest = max((y for one in panel.series for y in one.y if math.isfinite(y)), default=0.0)
+    room = _LEGEND_HEADROOM if panel.ticks and len(panel.series) > 1 else _HEADROOM
+    ax.set_ylim(panel.y_min, panel.y_max or max(panel.y_min + 1, largest * room))
+
+
+def _thousands(value: float, place: int) -> str:
+    del place
+    return f"{value:,.6g}"
 
 
 def policy_colour(policy: str, policies: Sequence[str]) -> int:

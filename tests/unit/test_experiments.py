@@ -216,9 +216,9 @@ def test_capacity_lies_between_a_rate_that_holds_and_one_that_misses():
     found = capacity.find(search)
 
     assert found.at_rate is not None
-    assert found.at_rate.kept_share >= capacity.IN_TIME
+    assert found.at_rate.warm_share >= capacity.IN_TIME
     assert 150 < found.rate_rps < 800
-    assert capacity._at(search, found.rate_rps * 1.3).kept_share < capacity.IN_TIME
+    assert capacity._at(search, found.rate_rps * 1.3).warm_share < capacity.IN_TIME
 
 
 def test_goals_are_reached_or_not_to_the_tenth():

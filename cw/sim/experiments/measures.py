@@ -36,6 +36,8 @@ class Measures:
     goodput_rps: float
     kept_share: float
     """Kept, of what was offered."""
+    warm_share: float
+    """The same without the first second, in which models are loaded; in shorter runs all of it."""
     bound_rps: float
     share_of_bound: float
     worst_share_of_bound: float
@@ -78,6 +80,7 @@ def measure(reports: Sequence[Report]) -> Measures:
         offered_rps=sum(report.offered_rps for report in reports) / count,
         goodput_rps=sum(report.goodput_rps for report in reports) / count,
         kept_share=kept / requests if requests else 1.0,
+        warm_share=_warm_share(reports),
         bound_rps=sum(report.bound_rps for report in reports) / count,
         share_of_bound=kept / bound if bound else 1.0,
         worst_share_of_bound=min(report.share_of_bound for report in reports),
@@ -88,6 +91,13 @@ def measure(reports: Sequence[Report]) -> Measures:
         broken=sum(report.broken for report in reports),
         requests=requests,
     )
+
+
+def _warm_share(reports: Sequence[Report]) -> float:
+    first = 1 if all(len(report.series.offered) > 1 for report in reports) else 0
+    offered = sum(sum(report.series.offered[first:]) for report in reports)
+    kept = sum(sum(report.series.kept[first:]) for report in reports)
+    return kept / offered if offered else 1.0
 
 
 def grouped(reports: Sequence[Report], size: int) -> list[Sequence[Report]]:

@@ -106,6 +106,7 @@ def _chart(
     return Chart(
         name="goals-overload",
         title="Overload, by family",
+        panel_inches=10,
         panels=(
             panel("Kept, of what is possible", "% of the bound", "share_of_bound", (goal,)),
             panel("The worst-served model", "in time (%)", "least_model_share", ()),
