@@ -1,13 +1,18 @@
 """Clients that wait or hang up, clocks that are wrong: the world beyond plain arrivals."""
 
 import itertools
+import json
 
+import attrs
 import pytest
 
+from cw.messages import gateway_of
 from cw.sim.journal import End
 from cw.sim.report import make_report
 from cw.sim.runner import simulate
+from cw.sim.world import World
 from cw.units import MS, SECOND
+from cw.workload.workload import ClosedLoop, Workload
 from tests.simulation.scenarios import QUIET, check_sums, run, scenario
 
 pytestmark = pytest.mark.simulation
@@ -39,6 +44,43 @@ def test_a_refused_client_waits_a_little():
     assert refused
     assert len(records(world)) < 2 * 8 * SECOND // MS
     check_sums(make_report(world.scenario, world.journal))
+
+
+def test_a_closed_loop_keeps_to_its_time():
+    """Batch clients that come and go beside others are how isolation is measured."""
+    base = scenario(f"{FIXED} --closed 1 --seconds 1")
+    loop = ClosedLoop(
+        models=(1,), clients_per_model=3, slo_ns=50 * MS, from_ns=200 * MS, until_ns=600 * MS
+    )
+    world = World(attrs.evolve(base, workload=Workload(closed=(loop,))))
+    world.run()
+    arrivals = [one.arrival_ns - world.begin_ns for one in records(world)]
+
+    assert {one.model for one in records(world)} == {1}
+    assert min(arrivals) == 200 * MS
+    assert 590 * MS < max(arrivals) < 600 * MS
+
+
+def test_whoever_waits_for_a_dead_gateway_asks_another():
+    """Clients reconnect: a closed loop that ended with its gateway would look like a quiet time."""
+    world = run(f"{FIXED} --closed 2 --seconds 1 --gateways 2 --faults gateway@500ms:on=0")
+    late = [one for one in records(world) if one.arrival_ns > world.begin_ns + 800 * MS]
+
+    assert {gateway_of(one.request_id) for one in late} == {2}
+    assert len(late) > 40
+
+
+def test_progress_is_told_and_the_json_stays_short():
+    """An hour's run must show that it is alive; its one line must not name 4,026 models."""
+    told = []
+    report = simulate(scenario(f"{FIXED} --rate 50 --seconds 1"), progress=told.append)
+    values = json.loads(report.as_json(wall_seconds=1.5))
+
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    assert values["wall_seconds"] == 1.5
+    assert not {"models", "series"} & values.keys()
+    assert {"least_model_share", "p10_model_share", "median_model_share"} <= values.keys()
 
 
 def test_callers_that_hang_up_are_counted_and_free_their_places(seed):

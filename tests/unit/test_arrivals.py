@@ -11,6 +11,7 @@ from cw.units import SECOND
 from cw.workload.arrivals import (
     Bursts,
     Constant,
+    Counts,
     Poisson,
     Replay,
     Uniform,
@@ -78,6 +79,19 @@ def test_a_trace_is_stretched_to_the_rate_asked_for():
 
     assert len(stretched) == 200
     assert stretched[-1].instant_ns == pytest.approx(SECOND, rel=0.01)
+
+
+def test_counts_keep_their_shape_and_are_scaled_to_the_rate_asked_for(tmp_path):
+    """A day that is squeezed in time would have other bursts: counts are scaled instead."""
+    path = tmp_path / "counts.txt"
+    path.write_text("0 300 100\n")
+    process = parse_arrivals(f"counts:{path}", rate_rps=400.0)
+    per_second = [0, 0, 0]
+    for arrival in drawn(process, seconds=10):
+        per_second[arrival.instant_ns // SECOND] += 1
+
+    assert per_second == pytest.approx([0, 900, 300], rel=0.15)
+    assert len(drawn(Counts(per_second=(300, 0)), seconds=1)) == pytest.approx(300, rel=0.2)
 
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
