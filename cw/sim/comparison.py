@@ -2,7 +2,7 @@
 
 import argparse
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,10 +10,10 @@ import attrs
 
 from cw.errors import ConfigError
 from cw.sim import plots, runner, show
-from cw.sim.experiments.drawing import policy_lines
+from cw.sim.experiments.drawing import Timeline, policy_lines
 from cw.sim.experiments.experiment import Cell, Table
 from cw.sim.plots import Chart, Panel
-from cw.sim.report import Report
+from cw.sim.report import Report, Series
 
 _UNSWEPT: Final = {"help", "settings", "policy", "json", "repeatable", "validate_every"}
 
@@ -138,7 +138,7 @@ def as_json(cases: Sequence[Case], reports: Sequence[Report]) -> dict[str, Any]:
 
 
 def write(cases: Sequence[Case], reports: Sequence[Report], folder: Path) -> list[Path]:
-    """Write the table as CSV and what can be drawn of it.
+    """Write the table and each run's seconds as CSV, and draw them; of a sweep, draw its values.
 
     Raises:
         ConfigError: Matplotlib is not installed.
@@ -147,8 +147,30 @@ def write(cases: Sequence[Case], reports: Sequence[Report], folder: Path) -> lis
     written = [show.write_csv(table_of(cases, reports), folder)]
     values = list(dict.fromkeys(case.value for case in cases))
     if len(values) > 1:
-        written += plots.draw(_sweep_chart(cases, reports, values), folder)
-    return written
+        return written + plots.draw(_sweep_chart(cases, reports, values), folder)
+    of_policy = {case.policy: report for case, report in zip(cases, reports, strict=True)}
+    written.append(show.write_csv(_seconds_table(of_policy), folder))
+    chart = Chart(
+        name="timeline",
+        title=f"{', '.join(of_policy)}: {reports[0].offered_rps:,.0f} requests/s",
+        columns=2,
+        panels=Timeline(reports=of_policy).panels(),
+    )
+    return written + plots.draw(chart, folder)
+
+
+def _seconds_table(of_policy: Mapping[str, Report]) -> Table:
+    names = [field.name for field in attrs.fields(Series)]
+    return Table(
+        name="timeline",
+        title="Second by second",
+        columns=("policy", "second", *names),
+        rows=tuple(
+            (policy, second, *(getattr(report.series, name)[second] for name in names))
+            for policy, report in of_policy.items()
+            for second in range(len(report.series.offered))
+        ),
+    )
 
 
 def _sweep_chart(cases: Sequence[Case], reports: Sequence[Report], values: list[str]) -> Chart:

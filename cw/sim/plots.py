@@ -174,9 +174,9 @@ def _draw_panel(ax: Any, panel: Panel) -> None:
         ax.axvline(at, color="#777777", linewidth=0.8, linestyle=":")
         ax.annotate(
             name,
-            (at, 1.0),
+            (at, 0.0),
             xycoords=("data", "axes fraction"),
-            xytext=(3, -9 - 10 * place),
+            xytext=(3, 4 + 10 * place),
             textcoords="offset points",
             fontsize=7,
             color="#555555",

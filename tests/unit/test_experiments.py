@@ -109,6 +109,10 @@ def test_policies_are_compared_side_by_side(tmp_path):
     assert [one["run"] for one in runs] == ["default", "clockwork"]
     assert runs[1]["kept"] == json.loads(alone)["kept"]
     assert (tmp_path / "comparison.csv").read_text().startswith(",default,clockwork\n")
+    seconds = (tmp_path / "timeline.csv").read_text().splitlines()
+    assert seconds[0].startswith("policy,second,offered,kept,")
+    assert [line.split(",")[0] for line in seconds[1:]] == ["default", "clockwork"]
+    assert (tmp_path / "timeline.png").stat().st_size > 5_000
 
 
 @pytest.mark.parametrize("key", ["rate", "margin"])

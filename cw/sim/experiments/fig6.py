@@ -21,12 +21,12 @@ from typing import Final
 import attrs
 
 from cw.devices.profile_file import read_profile
-from cw.sim.experiments.drawing import policy_lines
+from cw.sim.experiments.drawing import Timeline
 from cw.sim.experiments.experiment import Options, Result, Table, percent
 from cw.sim.experiments.families import NETWORK, settings
 from cw.sim.experiments.measures import COLUMNS, NOTE, measure
 from cw.sim.experiments.pool import Pool
-from cw.sim.plots import Chart, Panel, Series
+from cw.sim.plots import Chart
 from cw.sim.report import Report
 from cw.sim.scenario import Scenario, equal_models
 from cw.units import MS, SECOND
@@ -41,8 +41,6 @@ _MINOR_RPS: Final = 200.0
 _STEADY_SHARE: Final = 0.2
 """Of the time passes before models are added: 15 of 75 minutes."""
 _FITTING: Final = 1_376 // 7
-_SMOOTHED: Final = 60
-"""Points of a plotted line: each the mean of what lies between."""
 
 
 @attrs.frozen(kw_only=True)
@@ -139,47 +137,15 @@ def _last_tenth(report: Report) -> tuple[float, float | None]:
 
 
 def _chart(of_policy: dict[str, Report], models: int, duration_ns: int) -> Chart:
-    policies = list(of_policy)
-    seconds = len(of_policy[policies[0]].series.offered)
-    step = max(1, seconds // _SMOOTHED)
-    x = tuple(float(at) for at in range(0, seconds, step))
-    growing_s = duration_ns / SECOND * (1 - _STEADY_SHARE)
     begin_s = duration_ns / SECOND * _STEADY_SHARE
+    growing_s = duration_ns / SECOND * (1 - _STEADY_SHARE)
     full_s = begin_s + growing_s * _FITTING / models
-    marks = ((begin_s, "models are added"), (full_s, "memory is full"))
-
-    def smooth(values: tuple[float, ...], at: int) -> float:
-        part = values[at * step : (at + 1) * step]
-        return sum(part) / len(part)
-
-    def panel(title: str, y_label: str, name: str, factor: float, *extra: Series) -> Panel:
-        lines = policy_lines(
-            policies,
-            x,
-            lambda policy, at: factor * smooth(getattr(of_policy[policy].series, name), at),
-        )
-        return Panel(
-            title=title,
-            x_label="time (s)",
-            y_label=y_label,
-            series=(*lines, *extra),
-            marks=marks,
-        )
-
-    offered = of_policy[policies[0]].series.offered
-    asked = Series(
-        label="offered", x=x, y=tuple(smooth(offered, at) for at in range(len(x))), dashed=True
-    )
     return Chart(
         name="fig6",
         title=f"{models:,} copies of ResNet-50 on one V100, SLO 100 ms",
         columns=2,
-        panels=(
-            panel("Goodput", "answers in time per second", "kept", 1, asked),
-            panel("Latency of kept answers, 99th percentile", "ms", "p99_ms", 1),
-            panel("Cold starts", "LOADs per second", "cold_starts", 1),
-            panel("Link (PCIe)", "busy with LOADs (%)", "load_utilisation", 100),
-            panel("GPU", "busy with INFERs (%)", "utilisation", 100),
-            panel("Promises broken", "per second", "broken", 1),
+        panels=Timeline(reports=of_policy).panels(
+            leave_out=("refused",),
+            marks=((begin_s, "models are added"), (full_s, "memory is full")),
         ),
     )

@@ -18,13 +18,13 @@ paper's 61 architectures are not published in full.
 from typing import Final
 
 from cw.devices.profile_file import read_profile
-from cw.sim.experiments.drawing import policy_lines
+from cw.sim.experiments.drawing import Timeline
 from cw.sim.experiments.experiment import Cell, Options, Result, Table, percent
 from cw.sim.experiments.families import NETWORK, settings
 from cw.sim.experiments.measures import COLUMNS, NOTE, measure
 from cw.sim.experiments.pool import Pool
 from cw.sim.experiments.reference import PAPER_AZURE_MODELS, PAPER_AZURE_RPS
-from cw.sim.plots import Chart, Panel, Series
+from cw.sim.plots import Chart
 from cw.sim.report import Report
 from cw.sim.scenario import Scenario, equal_models
 from cw.units import MS, SECOND
@@ -116,43 +116,9 @@ def _cells(reports: list[Report]) -> tuple[Cell, ...]:
 
 
 def _chart(of_policy: dict[str, Report]) -> Chart:
-    policies = list(of_policy)
-    seconds = len(of_policy[policies[0]].series.offered)
-    step = max(1, seconds // _POINTS)
-    minutes = seconds > 300
-    x = tuple(at / (60 if minutes else 1) for at in range(0, seconds, step))
-
-    def smooth(values: tuple[float, ...], at: int) -> float:
-        part = values[at * step : (at + 1) * step]
-        return sum(part) / len(part)
-
-    def panel(title: str, y_label: str, name: str, factor: float, *extra: Series) -> Panel:
-        lines = policy_lines(
-            policies,
-            x,
-            lambda policy, at: factor * smooth(getattr(of_policy[policy].series, name), at),
-        )
-        return Panel(
-            title=title,
-            x_label="time (minutes)" if minutes else "time (s)",
-            y_label=y_label,
-            series=(*lines, *extra),
-        )
-
-    offered = of_policy[policies[0]].series.offered
-    asked = Series(
-        label="offered", x=x, y=tuple(smooth(offered, at) for at in range(len(x))), dashed=True
-    )
     return Chart(
         name="fig9",
         title="A synthetic Azure-like trace: 4,026 models, twelve V100s, SLO 100 ms",
         columns=2,
-        panels=(
-            panel("Goodput", "answers in time per second", "kept", 1, asked),
-            panel("Latency of kept answers, 99th percentile", "ms", "p99_ms", 1),
-            panel("GPUs", "busy with INFERs (%)", "utilisation", 100),
-            panel("Cold starts", "LOADs per second", "cold_starts", 1),
-            panel("Refused", "per second", "refused", 1),
-            panel("Promises broken", "per second", "broken", 1),
-        ),
+        panels=Timeline(reports=of_policy, points=_POINTS).panels(leave_out=("load_utilisation",)),
     )
