@@ -154,7 +154,7 @@ def write(cases: Sequence[Case], reports: Sequence[Report], folder: Path) -> lis
         name="timeline",
         title=f"{', '.join(of_policy)}: {reports[0].offered_rps:,.0f} requests/s",
         columns=2,
-        panels=Timeline(reports=of_policy).panels(),
+        panels=Timeline(reports=of_policy).panels(leave_out=("cold_starts",)),
     )
     return written + plots.draw(chart, folder)
 

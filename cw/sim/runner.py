@@ -1,10 +1,8 @@
 """The runner: arguments to a scenario, a scenario to a report."""
 
 import argparse
-import sys
-import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import attrs
 
@@ -14,7 +12,7 @@ from cw.errors import ConfigError
 from cw.sim.clocks import ClockModel
 from cw.sim.faults import parse_faults
 from cw.sim.network import NetworkModel
-from cw.sim.report import Report, format_report, make_report
+from cw.sim.report import Report, make_report
 from cw.sim.scenario import Scenario, equal_models
 from cw.sim.world import World
 from cw.units import parse_duration_ns, parse_size_bytes
@@ -199,27 +197,3 @@ def _batch_sizes(text: str) -> tuple[int, ...]:
     if sizes and sizes[0] != 1:
         raise ConfigError(f"--batch-sizes: expected the first to be 1, got {text!r}")
     return sizes
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one scenario and print its report."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cw.sim",
-        description="Run the scheduler against a seeded world in virtual time.",
-    )
-    add_arguments(parser)
-    arguments = parser.parse_args(argv)
-    began_s = time.perf_counter()
-    try:
-        report = simulate(scenario_from(arguments), validate_every=arguments.validate_every)
-    except ConfigError as exc:
-        print(f"cw: {exc}", file=sys.stderr)
-        return 2
-    wall_s = None if arguments.repeatable else time.perf_counter() - began_s
-    if arguments.json:
-        print(report.as_json(wall_seconds=wall_s))
-    else:
-        print(format_report(report))
-        if wall_s is not None:
-            print(f"simulated in {wall_s:.1f} s")
-    return 0

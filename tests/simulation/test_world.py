@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from cw.sim.command import main
 from cw.sim.journal import End
 from cw.sim.report import make_report
-from cw.sim.runner import main
 from tests.simulation.scenarios import QUIET, check_sums, run, scenario
 
 pytestmark = pytest.mark.simulation
