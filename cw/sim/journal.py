@@ -90,5 +90,5 @@ class Journal:
         else:
             self.loads += 1
             self.load_busy_ns += busy_ns
-            second.loads += 1
+            second.loads += busy_ns > 0  # else it was done after the traffic
             second.load_busy_ns += busy_ns

@@ -243,6 +243,10 @@ def format_report(report: Report) -> str:
         "loading, "
         f"{report.batch_mean:g} kept to an INFER, {report.loads} LOADs",
     ]
+    if len(report.tenant_shares) > 1:
+        shares = sorted(report.tenant_shares.values())
+        least, p10, median = (_at(shares, part) for part in (0, 0.1, 0.5))
+        lines.append(f"tenants   least share {least:.3f}, p10 {p10:.3f}, median {median:.3f}")
     for name in ("latency_ms", "refusal_ms", "promise_ms", "prediction_error_ms"):
         quantiles = "  ".join(f"{key} {value:.2f}" for key, value in getattr(report, name).items())
         lines.append(f"{name.replace('_', ' '):20s}{quantiles or 'none'}")

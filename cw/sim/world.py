@@ -281,4 +281,6 @@ class World:
         now_ns, end_ns = self.engine.now_ns, self.begin_ns + self.scenario.duration_ns
         # Of what reaches over an end of the traffic, the part inside counts.
         busy_ns = max(0, min(now_ns, end_ns) - max(now_ns - device_ns, self.begin_ns))
-        self.journal.ran(isinstance(action, Infer), busy_ns=busy_ns, ended_ns=min(now_ns, end_ns))
+        self.journal.ran(
+            isinstance(action, Infer), busy_ns=busy_ns, ended_ns=min(now_ns, end_ns - 1)
+        )
