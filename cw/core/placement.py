@@ -211,7 +211,9 @@ def _most_wanted(books: Books, executor: ExecutorBooks, now_ns: int) -> Place | 
     best: Place | None = None
     best_worth = (0, 0)
     is_due = _load_lane_is_due(executor, now_ns)
-    waits_ns = executor.load_start_ns(now_ns) - now_ns
+    load_start_ns, start_ns = executor.load_start_ns(now_ns), executor.start_ns(now_ns)
+    waits_ns, overhead_ns = load_start_ns - now_ns, executor.pipe.overhead_ns
+    loads_ns: dict[int, int] = {}  # by size: few sizes, many models
     spent: list[ModelId] = []
     for looked_at, (model_id, place) in enumerate(executor.wanted.items()):
         if looked_at >= MODELS_LOOKED_AT:
@@ -221,16 +223,19 @@ def _most_wanted(books: Books, executor: ExecutorBooks, now_ns: int) -> Place | 
         if model.serving or not queue or place.stage is not Stage.READY:
             spent.append(model_id)
             continue
-        end_ns = (
-            admission.cold_ready_ns(books, place, now_ns)
-            + place.costs.by_count[1]
-            + executor.pipe.overhead_ns
-        )
-        savable = len(queue) - bisect_left(queue, end_ns, key=_due_ns)
-        if not savable:
+        size = model.spec.image_bytes
+        if size not in loads_ns:
+            loads_ns[size] = books.profiles.load_ns(executor.device, size)
+        # As `admission.cold_ready_ns` has it.
+        ready_ns = max(load_start_ns + loads_ns[size], start_ns)
+        end_ns = ready_ns + place.costs.by_count[1] + overhead_ns
+        last = queue[-1]
+        if last.due_ns < end_ns:
             spent.append(model_id)
             continue
-        last = queue[-1]
+        savable = len(queue)
+        if queue[0].due_ns < end_ns:
+            savable -= bisect_left(queue, end_ns, key=_due_ns)
         left_ns = last.due_ns - last.arrival_ns - (end_ns - now_ns - waits_ns)
         if not is_due and waits_ns > WANTED_AHEAD_RATIO * left_ns:
             continue

@@ -201,6 +201,21 @@ def test_what_can_not_be_saved_is_not_loaded_for():
     assert not executor.wanted  # it is not looked at again
 
 
+def test_of_those_who_wait_only_the_savable_count():
+    """Two that are lost are worth less than one that is not."""
+    world = cold_cluster(executors=1)
+    ask(world, *range(12))
+    ask(world, 8, 8, 9)
+    books = world.scheduler.books
+    (executor,) = books.executors.values()
+    for request in list(books.models[world.specs[8].model_id].queue)[:2]:
+        request.due_ns -= 60 * MS
+    executor.load.outstanding.clear()
+    chosen = placement.next_load(books, executor, now_ns=world.now_ns + 40 * MS)
+
+    assert chosen.model.spec is world.specs[9]
+
+
 def test_most_saved_comes_first_and_promised_before_all():
     """A LOAD costs the same for one as for two; and a promise must find its weights again."""
     world = cold_cluster(executors=1)
