@@ -85,8 +85,10 @@ def run(options: Options, pool: Pool) -> Result:
     table = Table(
         name="fig9",
         title="Figure 9: 4,026 models, twelve V100s, SLO 100 ms",
-        columns=("of the rate", "policy", *COLUMNS, "broken, of a million", "p50 ms", "p99 ms", "max ms",
-                 "GPUs busy %", "links busy %", "LOADs/s"),
+        columns=(
+            "of the rate", "policy", *COLUMNS, "broken, of a million", "p50 ms", "p99 ms",
+            "max ms", "GPUs busy %", "links busy %", "LOADs/s",
+        ),
         rows=(*rows, tuple(paper + missing)),
         notes=(NOTE, "The paper's row: its abstract, and its mean rate; the trace is another one."),
     )  # fmt: skip
