@@ -10,13 +10,14 @@ from typing import Final
 
 import attrs
 
+from cw.sim.experiments.drawing import policy_lines
 from cw.sim.experiments.experiment import Cell, Options, Table, percent
 from cw.sim.experiments.families import family
 from cw.sim.experiments.measures import Measures, measure
 from cw.sim.experiments.overload import traffic_ns
 from cw.sim.experiments.pool import Pool
 from cw.sim.experiments.reference import PROBE
-from cw.sim.plots import Chart, Panel, Series
+from cw.sim.plots import Chart, Panel
 from cw.sim.runner import simulate
 
 IN_TIME: Final = 0.99
@@ -142,7 +143,6 @@ def _cells(name: str, policy: str, found: dict[tuple[str, str], Capacity]) -> tu
 def _chart(
     policies: tuple[str, ...], names: list[str], found: dict[tuple[str, str], Capacity]
 ) -> Chart:
-    places = tuple(float(place) for place in range(len(names)))
     return Chart(
         name="goals-capacity",
         title="SLO capacity: the highest rate with 99 % in time",
@@ -153,16 +153,12 @@ def _chart(
                 x_label="family",
                 y_label="load",
                 ticks=tuple(names),
-                series=tuple(
-                    Series(
-                        label=policy,
-                        x=places,
-                        y=tuple(
-                            found[name, policy].rate_rps / family(name).full_rate_rps
-                            for name in names
-                        ),
-                    )
-                    for policy in policies
+                series=policy_lines(
+                    policies,
+                    range(len(names)),
+                    lambda policy, at: (
+                        found[names[at], policy].rate_rps / family(names[at]).full_rate_rps
+                    ),
                 ),
             ),
         ),
