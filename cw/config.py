@@ -37,7 +37,8 @@ class SchedulerSettings:
     """How the controller plans."""
 
     policy: str = "default"
-    """``default`` or ``clockwork``."""
+    """``default``; or one to compare it with: ``clockwork``, ``symphony``, ``shepherd``, ``nexus``
+    or ``fcfs`` (`cw/core/policies/`)."""
     margin_ns: int = 1 * MS
     """Aim this long before each deadline: return path and the clocks' errors. Clockwork uses 5 ms,
     which costs most of the goodput at tight SLOs; 0.5-1 ms was the knee in simulation."""
@@ -60,6 +61,12 @@ class SchedulerSettings:
     """Requests waiting per model; one more is refused `overload`."""
     max_queue_total: int = 65536
     max_models: int = 50_000
+    clockwork_ahead_ns: int = 5 * MS
+    """The ``clockwork`` policy commits so long before a lane is free: what the paper's experiments
+    with tight SLOs pass (its code's default is 10 ms)."""
+    clockwork_buffer_ns: int = 5 * MS
+    """The ``clockwork`` policy aims so long before the SLO: a constant of its code. With 0.5 ms it
+    is judged by its order of batches alone."""
     places_per_model: int = 16
     """A model is prepared on so many executors (and on one of each kind of device), not on all:
     enough that some have room and that losing a few costs nothing, few enough that 40,000 models on
