@@ -170,5 +170,6 @@ def _place(
         nodes.append(node)
         return
     roomy = [node for node in nodes if node.pages + session.pages <= pages]
-    if roomy:
+    # What has a device of its own runs the largest batch already: it just falls behind.
+    if roomy and not any(session.model_id in node.batches for node in nodes):
         min(roomy, key=lambda node: node.occupancy).add(session, batch)
