@@ -6,6 +6,8 @@ from cw import messages as m
 from cw.config import SchedulerSettings
 from cw.core.commands import Decide, SendAction
 from cw.core.policies import make_policy
+from cw.core.policies.clockwork_loads import LoadTracker
+from cw.core.residency import Residency
 from cw.errors import ConfigError
 from cw.units import MS, SECOND
 from tests.unit.scheduler_desk import Desk, of, sole
@@ -178,17 +180,45 @@ def test_it_commits_five_milliseconds_ahead():
     assert not of(later, m.Infer)
 
 
-def test_a_shared_lane_lets_loads_and_batches_take_turns():
-    """With one lane for both, a LOAD that waits for an idle lane waits for ever under load."""
-    world = world_of(6, pages=4, shared=True)
-    world.offer(250, 3, 200 * MS)
-    loads = [
-        each.action
-        for each in world.commands
-        if isinstance(each, SendAction) and isinstance(each.action, m.Load)
-    ]
+# --- whose weights are loaded ---------------------------------------------------------------------
 
-    assert len(loads) > 20
-    assert len(world.outcomes.kept_of) == 6
-    assert world.outcomes.broken_promises == 0
-    world.scheduler.validate()
+
+def test_demand_is_device_time_weighed_by_urgency_and_ends():
+    """Its loader's numbers: e C / time to the deadline, e C / w, and what copies serve of it."""
+    desk, _ = busy_desk()
+    books, now_ns = desk.scheduler.books, desk.now_ns
+    loads = LoadTracker(books)
+    model = next(iter(books.models.values()))
+    executor = next(iter(books.executors.values()))
+    place = model.places[executor.executor_id]
+    described, _ = desk.ask(90)
+    request = books.requests[described.request_id]
+    place.residency, place.serves, serving = Residency.COLD, False, model.serving
+    model.serving = []
+    loads.arrived(request, now_ns + 85 * MS, now_ns)
+
+    # e is 4.7 ms, w at most 25 ms: 4.7 * 100 / 25 without a copy.
+    assert loads.wanted(now_ns) == {model.model_id: pytest.approx(18.8 * MS)}
+
+    model.serving = serving
+    loads.sent([request], now_ns + 10 * MS, now_ns)
+    loads.arrived(request, now_ns + 85 * MS, now_ns)
+
+    # With one copy: 2 * 4.7 * 100 / 85 = 11.06 ms weigh on it, and 1 ms: far under C.
+    assert loads.wanted(now_ns) == {}
+
+
+def test_demand_that_no_load_can_help_any_more_is_forgotten():
+    """Only the young are loaded for: a loader that loads for all who wait loads for the lost."""
+    desk, _ = busy_desk()
+    books = desk.scheduler.books
+    model = next(iter(books.models.values()))
+    described, _ = desk.ask(90)
+    model.serving = []
+    loads = LoadTracker(books)
+    loads.arrived(books.requests[described.request_id], described.arrival_ns + 85 * MS, desk.now_ns)
+
+    assert loads.wanted(described.arrival_ns + 25 * MS)
+    assert not loads.wanted(described.arrival_ns + 25 * MS + 1)
+    assert not loads.wanted(described.arrival_ns + SECOND)
+    assert not loads._demand

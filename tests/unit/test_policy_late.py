@@ -65,17 +65,22 @@ def test_who_was_promised_and_lost_its_place_goes_first(policy):
     assert riders(action) == [promised.request_id]
 
 
-@pytest.mark.parametrize("policy", LATE)
+@pytest.mark.parametrize("policy", [name for name in LATE if name != "nexus"])
 def test_loads_and_batches_take_turns_where_both_lanes_are_one(policy):
-    """A LOAD that waits for an idle lane waits for ever under load."""
+    """Under load a LOAD that waits for an idle lane waits for ever, and an INFER behind LOADs too.
+
+    Four of six models fit in memory. Without turns 2 to 101 LOADs were ordered here; with LOADs
+    always first 850 requests were kept, and less the more were asked. (Nexus loads what it plans.)
+    """
     world = world_of(policy, models=6, pages=4, shared=True)
-    world.offer(250, 3, 200 * MS)
+    world.offer(1000, 2, 200 * MS)
     loads = sum(
         isinstance(each, SendAction) and isinstance(each.action, m.Load) for each in world.commands
     )
 
-    assert loads > (1 if policy == "nexus" else 10)  # Nexus loads what its plan wants, once
-    assert len(world.outcomes.kept_of) >= (4 if policy == "nexus" else 6)
+    assert 150 < loads < 400
+    assert world.outcomes.kept > 1100
+    assert len(world.outcomes.kept_of) == 6
     assert world.outcomes.broken_promises == 0
 
 

@@ -154,7 +154,7 @@ class ClockworkPolicy(LatePolicy):
 
     def choose_load(self, executor: ExecutorBooks, *, now_ns: int) -> Place | None:
         """Choose the model with the most demand that its present copies can't serve."""
-        if executor.load_start_ns(now_ns) >= now_ns + self.lead_ns(executor):
+        if not self.load_lane_is_due(executor, now_ns):
             return None
         best: Place | None = None
         best_rank = (0.0, 0.0)

@@ -8,8 +8,9 @@ the estimates is never dispatched. (Their originals run such requests and count 
 What none of the originals has and all need here:
 
 - *Rescue.* What was promised and lost its executor goes before everything else.
-- *Turns.* Where both lanes are one resource a wanted LOAD and an INFER take turns: whoever asks for
-  the LOAD only when no INFER wants the lane never gets it under load.
+- *Turns.* Where both lanes are one resource, a wanted LOAD and an INFER take turns. If LOADs had to
+  wait for an idle lane none would ever go under load, and if they went whenever they are wanted
+  nothing else would.
 
 Neighbours: `fcfs.py`, `nexus.py`, `symphony.py`, `shepherd.py` and `clockwork.py` are these
 policies; `placement.py` chooses LOADs for those that say nothing about them.
@@ -103,12 +104,15 @@ class LatePolicy(abc.ABC):
 
     def next_load(self, executor: ExecutorBooks, *, now_ns: int) -> Place | None:
         """Choose whose weights to load on an executor now, if anyone's."""
+        if not executor.device.shared_lanes:
+            return self.choose_load(executor, now_ns=now_ns)
         place = self._turn.pop(executor.executor_id, None)
-        if place is None or place.residency is not Residency.COLD:
-            place = self.choose_load(executor, now_ns=now_ns)
-        if place is not None and executor.device.shared_lanes:
+        if place is not None and place.residency is Residency.COLD:
             self._just_loaded.add(executor.executor_id)
-        return place
+            return place
+        if executor.infer.outstanding:
+            return None  # It is asked for a turn when the lane is due.
+        return self.choose_load(executor, now_ns=now_ns)
 
     # --- what the policies use --------------------------------------------------------------------
 
@@ -121,6 +125,12 @@ class LatePolicy(abc.ABC):
             wake_ns = executor.wake_ns
             if executor.due_ns <= now_ns or wake_ns is None or wake_ns > executor.due_ns:
                 self.books.dirty[executor.executor_id] = executor
+
+    def load_lane_is_due(self, executor: ExecutorBooks, now_ns: int) -> bool:
+        """Say whether to choose a LOAD now; of a shared lane only turns are asked for."""
+        if executor.device.shared_lanes:
+            return True
+        return executor.load_start_ns(now_ns) < now_ns + self.lead_ns(executor)
 
     def waits(self, request: Request) -> bool:
         """Say whether a request that was queued still is; its end is not told to policies."""

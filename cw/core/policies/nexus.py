@@ -125,7 +125,7 @@ class NexusPolicy(LatePolicy):
         cycle = self._cycles.get(executor.executor_id)
         if cycle is None:
             return None
-        if executor.load_start_ns(now_ns) > now_ns + executor.pipe.lead_ns:
+        if not self.load_lane_is_due(executor, now_ns):
             return None
         best: Place | None = None
         for model_id in cycle.order:
