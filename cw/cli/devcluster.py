@@ -19,6 +19,7 @@ from cw.cli import status
 from cw.cli.cluster import ready_line, running_cluster, stopped_by_signals
 from cw.cli.common import DEFAULT_FOLDER, people, port, positive, print_json, size_bytes
 from cw.config import ClusterSettings, load_settings
+from cw.core.policies import POLICIES
 from cw.errors import ConfigError
 
 
@@ -56,7 +57,7 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
         "--gpu-memory", type=size_bytes, metavar="SIZE", help="pages of each executor"
     )
     parser.add_argument("--profile", metavar="NAME|FILE", help="what an emulated device obeys")
-    parser.add_argument("--policy", choices=("default", "clockwork"), help="default: default")
+    parser.add_argument("--policy", choices=tuple(POLICIES), help="default: default")
     parser.add_argument(
         "--pin",
         action="store_true",
