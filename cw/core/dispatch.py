@@ -73,73 +73,85 @@ class Dispatcher:
         executor, count = place.executor, len(riders)
         device_ns = batch.costs.by_count[count]
         busy_ns = device_ns + executor.pipe.overhead_ns
-        start_ns = executor.start_ns(now_ns)
-        spare_ns = executor.plan.least_spare_ns(
-            start_ns + busy_ns, executor.pipe.overhead_ns, now_ns
-        )
-        # Those who come later are promised time that this lane may spend waiting: not too much.
-        last_end_ns = batch.deadline_ns - self.books.allowance_ns
-        patience_ns = min(spare_ns, (last_end_ns - now_ns) // 4)
-        settings = self.books.settings
+        allowance_ns = self.books.allowance_ns
         action_id = self._name()
         action = Infer(
             action_id=action_id,
-            model_id=place.model.model_id,
+            model_id=place.model.spec.model_id,
             batch_size=batch.costs.size_for[count],
             slots=tuple(
-                Slot(
-                    request_id=rider.request_id,
-                    attempt=rider.attempt,
-                    deadline_ns=rider.deadline_ns,
-                )
-                for rider in riders
+                [
+                    Slot(
+                        request_id=rider.request_id,
+                        attempt=rider.attempt,
+                        deadline_ns=rider.deadline_ns,
+                    )
+                    for rider in riders
+                ]
             ),
             ticket=self._ticket(action_id),
             expected_ns=device_ns,
             window=Window(
                 earliest_ns=now_ns,
-                latest_ns=max(
-                    start_ns + settings.schedule_ahead_ns,
-                    min(
-                        last_end_ns - busy_ns,
-                        start_ns + max(settings.schedule_ahead_max_ns, patience_ns),
-                    ),
+                latest_ns=self._latest_ns(
+                    executor, batch.deadline_ns - allowance_ns, busy_ns, now_ns
                 ),
             ),
         )
-        work = Work(place, requests=list(riders), device_ns=device_ns)
+        work = Work(place, list(riders), [], device_ns)
         likely_ns = batch.costs.typical_by_count[count] + busy_ns - device_ns
         committed = self._commit(
             executor, executor.infer, action, busy_ns, work, now_ns, likely_ns=likely_ns
         )
-        self._assign(committed, action, riders, now_ns)
+        self._assign(committed, action, riders, committed.end_ns + allowance_ns, now_ns)
+
+    def _latest_ns(
+        self, executor: ExecutorBooks, last_end_ns: int, busy_ns: int, now_ns: int
+    ) -> int:
+        """Say until when a batch may start that must end at `last_end_ns`."""
+        settings = self.books.settings
+        start_ns = executor.start_ns(now_ns)
+        last_start_ns, wait_ns = last_end_ns - busy_ns, settings.schedule_ahead_max_ns
+        # Those who come later are promised time that this lane may spend waiting: not too much.
+        patience_ns = (last_end_ns - now_ns) // 4
+        if patience_ns > wait_ns and last_start_ns > start_ns + wait_ns:
+            overhead_ns = executor.pipe.overhead_ns
+            spare_ns = executor.plan.least_spare_ns(start_ns + busy_ns, overhead_ns, now_ns)
+            wait_ns = max(wait_ns, min(spare_ns, patience_ns))
+        return max(start_ns + settings.schedule_ahead_ns, min(last_start_ns, start_ns + wait_ns))
 
     def _assign(
-        self, committed: Committed[Work], action: Infer, riders: list[Request], now_ns: int
+        self,
+        committed: Committed[Work],
+        action: Infer,
+        riders: list[Request],
+        finish_ns: int,
+        now_ns: int,
     ) -> None:
-        finish_ns = committed.end_ns + self.books.allowance_ns
         shares: dict[GatewayId, list[Assignment]] = {}
         for position, rider in enumerate(riders):
             rider.move(RequestState.COMMITTED)
             rider.batch, rider.committed, rider.predicted_ns = None, committed, finish_ns
             rider.note(now_ns, "assigned to action %d", action.action_id)
-            shares.setdefault(rider.gateway_id, []).append(
-                Assignment(request_id=rider.request_id, attempt=rider.attempt, position=position)
+            assignment = Assignment(
+                request_id=rider.request_id, attempt=rider.attempt, position=position
             )
+            share = shares.get(rider.gateway_id)
+            if share is None:
+                shares[rider.gateway_id] = [assignment]
+            else:
+                share.append(assignment)
+        executor_id = committed.cargo.place.executor.executor_id
         for gateway_id, assignments in shares.items():
-            self.commands.append(
-                Decide(
-                    gateway_id=gateway_id,
-                    decision=Assign(
-                        epoch=self.epoch,
-                        action_id=action.action_id,
-                        ticket=action.ticket,
-                        executor_id=committed.cargo.place.executor.executor_id,
-                        predicted_finish_ns=finish_ns,
-                        assignments=tuple(assignments),
-                    ),
-                )
+            assign = Assign(
+                epoch=self.epoch,
+                action_id=action.action_id,
+                ticket=action.ticket,
+                executor_id=executor_id,
+                predicted_finish_ns=finish_ns,
+                assignments=tuple(assignments),
             )
+            self.commands.append(Decide(gateway_id=gateway_id, decision=assign))
 
     def probe(self, place: Place, batch_size: int, now_ns: int) -> None:
         """Send an INFER without requests, to be measured."""

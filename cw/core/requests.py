@@ -81,8 +81,8 @@ class Request:
     """Some attempt was lost with its executor."""
     cause: str = ""
     """Why it would be late, if it is: see `ledger.py`."""
-    history: list[tuple[int, str, object]] = attrs.field(factory=list)
-    """When, what, and what to put into its ``%``."""
+    history: list[object] = attrs.field(factory=list)
+    """Flat, three entries a step: when, what, and what to put into its ``%``."""
 
     def move(self, state: RequestState) -> None:
         """Take one step of the lifecycle."""
@@ -97,13 +97,14 @@ class Request:
             what: In words, with one ``%`` for `detail`, which is put in when somebody asks.
             detail: None if there is no ``%``.
         """
-        self.history.append((now_ns, what, detail))
+        self.history += now_ns, what, detail
 
     def story(self) -> list[str]:
         """Tell what happened so far, one line a step, times since the arrival."""
+        steps = zip(*[iter(self.history)] * 3, strict=True)
         return [
             f"{(at_ns - self.arrival_ns) / 1e6:+.3f} ms {_in_words(what, detail)}"
-            for at_ns, what, detail in self.history
+            for at_ns, what, detail in steps
         ]
 
 
