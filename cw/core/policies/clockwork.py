@@ -33,6 +33,7 @@ Source: Clockwork (OSDI 2020) sections 5.3-5.4 and the "infer5" scheduler of its
 
 import heapq
 from collections import deque
+from typing import NamedTuple
 
 import attrs
 
@@ -46,23 +47,34 @@ from cw.core.residency import Residency
 from cw.messages import ExecutorId, ModelId, Refusal
 
 
+class Waiting(NamedTuple):
+    """One request of a model's queues."""
+
+    number: int
+    """Its place in the order of arrival."""
+    deadline_ns: int
+    """Its internal deadline."""
+    request: Request
+
+
 @attrs.define(eq=False)
 class SizeQueues:
-    """Those who wait for one model, once per batch size, each with its number in their order."""
+    """Those who wait for one model, once per batch size."""
 
-    by_size: dict[int, deque[tuple[int, Request]]]
+    by_size: dict[int, deque[Waiting]]
     _next: int = 0
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request, deadline_ns: int) -> None:
         """Enter a request everywhere, at the end."""
         self._next += 1
+        waiting = Waiting(self._next, deadline_ns, request)
         for queue in self.by_size.values():
-            queue.append((self._next, request))
+            queue.append(waiting)
 
     def pop_until(self, number: int) -> None:
         """Take out all who came no later than `number`."""
         for queue in self.by_size.values():
-            while queue and queue[0][0] <= number:
+            while queue and queue[0].number <= number:
                 queue.popleft()
 
 
@@ -111,8 +123,9 @@ class ClockworkPolicy(LatePolicy):
         refusal = super().arrive(request, now_ns=now_ns)
         if refusal is None:
             model = request.model
-            self._queues_of(model).add(request)
-            self._loads.arrived(request, self._internal_deadline_ns(request), now_ns)
+            deadline_ns = self._internal_deadline_ns(request)
+            self._queues_of(model).add(request, deadline_ns)
+            self._loads.arrived(request, deadline_ns, now_ns)
             for place in model.serving:
                 if is_warm(place):
                     self._put_missing(place)
@@ -141,10 +154,11 @@ class ClockworkPolicy(LatePolicy):
             self._purge(queues, place, start_ns)
             riders = self._largest_full(queues)
             if len(riders) < size:
-                self._put_missing(place, below=size)
+                # The sizes between would be given up, too, and arrivals put them back.
+                self._put_missing(place, most=len(riders))
                 continue
-            queues.pop_until(riders[-1][0])
-            requests = [request for _, request in riders]
+            queues.pop_until(riders[-1].number)
+            requests = [rider.request for rider in riders]
             batch = self.commit(place, requests)
             self._put_missing(place)
             end_ns = start_ns + cost_ns(place, len(requests))
@@ -204,21 +218,22 @@ class ClockworkPolicy(LatePolicy):
                 if is_warm(place):
                     self._put_missing(place)
 
-    def _put_missing(self, place: Place, below: int | None = None) -> None:
+    def _put_missing(self, place: Place, most: int = 1 << 30) -> None:
         """Enter those strategies of a model that have somebody in their queue and are not there."""
         model_id = place.model.model_id
         strategies = self._strategies_of(place.executor)
         present = strategies.priority_ns.get(model_id, {})
         for size, queue in self._queues_of(place.model).by_size.items():
-            if size in present or (below is not None and size >= below):
+            if size > most:
+                break
+            if size in present:
                 continue
             self._drop_gone(queue)
             if queue:
-                latest_ns = self._internal_deadline_ns(queue[0][1]) - cost_ns(place, size)
-                strategies.put(model_id, size, latest_ns)
+                strategies.put(model_id, size, queue[0].deadline_ns - cost_ns(place, size))
 
-    def _drop_gone(self, queue: deque[tuple[int, Request]]) -> None:
-        while queue and not self.waits(queue[0][1]):
+    def _drop_gone(self, queue: deque[Waiting]) -> None:
+        while queue and not self.waits(queue[0].request):
             queue.popleft()
 
     def _purge(self, queues: SizeQueues, place: Place, start_ns: int) -> None:
@@ -226,18 +241,20 @@ class ClockworkPolicy(LatePolicy):
         for size, queue in queues.by_size.items():
             end_ns = start_ns + cost_ns(place, size)
             self._drop_gone(queue)
-            while queue and self._internal_deadline_ns(queue[0][1]) < end_ns:
+            while queue and queue[0].deadline_ns < end_ns:
                 queue.popleft()
                 self._drop_gone(queue)
 
-    def _largest_full(self, queues: SizeQueues) -> list[tuple[int, Request]]:
+    def _largest_full(self, queues: SizeQueues) -> list[Waiting]:
         """From the smallest size step up while the next is full; list the last one's riders."""
-        chosen: list[tuple[int, Request]] = []
+        chosen: list[Waiting] = []
         for size, queue in queues.by_size.items():
-            riders = [queue[index] for index in range(min(size, len(queue)))]
-            if not all(self.waits(request) for _, request in riders):
+            if len(queue) < size:
+                break
+            riders = [queue[index] for index in range(size)]
+            if not all(self.waits(rider.request) for rider in riders):
                 # Some ended in the middle of the queue: mixed SLOs, or cancelled.
-                alive = [entry for entry in queue if self.waits(entry[1])]
+                alive = [entry for entry in queue if self.waits(entry.request)]
                 queue.clear()
                 queue.extend(alive)
                 riders = alive[:size]
