@@ -42,14 +42,28 @@ class SchedulerSettings:
     margin_ns: int = 1 * MS
     """Aim this long before each deadline: return path and the clocks' errors. Clockwork uses 5 ms,
     which costs most of the goodput at tight SLOs; 0.5-1 ms was the knee in simulation."""
-    schedule_ahead_ns: int = 2 * MS
+    schedule_ahead_ns: int = 1 * MS
     """Commit an action this long before its lane is free: the pipe's delay and jitter, no more,
     since what is committed can't be improved by later arrivals. The measured delay of each
     executor's own pipe raises it."""
     schedule_ahead_max_ns: int = 10 * MS
     """Bound on that raise, so that a stalled pipe does not freeze the plan."""
-    hold_ratio: float = 0.25
-    """A request neither promised nor refused at arrival is decided within this share of its SLO."""
+    hold_ratio: float = 1.0
+    """A request neither promised nor refused at arrival is decided within this share of its SLO. At
+    0 everything is decided at arrival; at 1 nothing is promised before it is sent to a device, and
+    what is refused is refused when it is past hope: the most goodput, and the latest refusals
+    (docs/simulation.md shows the price of early ones)."""
+    objective: str = "requests"
+    """What counts when not all can be served: ``requests``, each as one; or ``gpu_time``, each as
+    the device time that it needs in its model's densest batch."""
+    weights: str = ""
+    """By how much more some count, and what share of the devices they own, as
+    ``model-a=2,tenant:3=0.5``; whoever is not named weighs 1."""
+    fair_share: float = 0.5
+    """Whoever asks for no more than its share of device time (by weight, tenants first, then each
+    tenant's models) comes before all others. Whoever asks for more does so up to this part of its
+    share; the rest goes by the objective. 0 lets the costliest models starve under overload, 1
+    shares out strictly, at the price of goodput."""
     profile_window: int = 200
     """Durations remembered per (program, batch size, device); Clockwork's 10 forget too fast."""
     profile_quantile: float = 0.99

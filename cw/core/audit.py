@@ -94,6 +94,8 @@ def _pages(books: Books, executor: ExecutorBooks) -> None:
 
 
 def _place(books: Books, place: Place) -> None:
+    waits = place.serves and bool(place.model.queue)
+    assert (place.model.model_id in place.executor.waiting) == waits, "an executor's index is wrong"
     serves = (
         place.stage is Stage.READY
         and place.residency is not Residency.COLD

@@ -37,11 +37,6 @@ RATE_DECAY_NS: Final = 200 * MS
 """Arrivals count 1/e in a model's rate after this long: a few SLOs, so that bursts are seen."""
 
 
-GROWTH_RATIO: Final = 0.75
-"""Of the arrivals expected at the mean rate so many are counted on: a batch whose riders do not
-come has wasted its room, one that is full early only makes the next one open earlier."""
-
-
 def _delivery_window() -> DurationWindow:
     return DurationWindow(256, 0.95)
 
@@ -143,7 +138,7 @@ class Place:
         if wait_ns <= 0:
             return 0
         rate = self.model.rate.per_ns / max(1, len(self.model.serving))
-        return int(GROWTH_RATIO * rate * wait_ns + 0.5)
+        return int(rate * wait_ns + 0.5)
 
     def serve_if_ready(self) -> None:
         """Enter the model's serving places when it can be planned for here."""
@@ -152,12 +147,15 @@ class Place:
         if ready and not self.serves:
             self.serves = True
             self.model.serving.append(self)
+            if self.model.queue:
+                self.executor.waiting[self.model.spec.model_id] = self
 
     def stop_serving(self) -> None:
         """Leave the model's serving places."""
         if self.serves:
             self.serves = False
             self.model.serving.remove(self)
+            self.executor.waiting.pop(self.model.spec.model_id, None)
 
     @property
     def in_use(self) -> bool:
@@ -192,6 +190,14 @@ class ExecutorBooks:
     """Until then its INFER lane has enough to do; 0 when that is not known."""
     freed: bool = False
     """Lane time came free, so those who wait may fit now."""
+    waiting: dict[ModelId, Place] = attrs.field(factory=dict)
+    """Places that serve models with somebody in their queue."""
+    pressed: bool = False
+    """At the last choice some batch was left out for want of time: see `policies/selection.py`."""
+    price: float = 0.0
+    """What a new batch must be worth, as a share of `best_worth`: see `policies/opening.py`."""
+    best_worth: float = 0.0
+    """What those that ran lately are worth at best, per ns of lane time."""
     wanted: dict[ModelId, Place] = attrs.field(factory=dict)
     """Cold places that requests wait for; what is out of date is left out when it is looked at."""
     short: dict[ModelId, Place] = attrs.field(factory=dict)
@@ -267,8 +273,13 @@ class Books:
 
     def enqueue(self, request: Request) -> None:
         """Let a request wait in its model's queue."""
-        request.model.queue.add(request)
-        self.waiting[request.model.spec.model_id] = request.model
+        model = request.model
+        if not model.queue:
+            model_id = model.spec.model_id
+            self.waiting[model_id] = model
+            for place in model.serving:
+                place.executor.waiting[model_id] = place
+        model.queue.add(request)
         self.waiting_count += 1
 
     def dequeue(self, request: Request) -> None:
@@ -277,7 +288,10 @@ class Books:
         model.queue.remove(request)
         self.waiting_count -= 1
         if not model.queue:
-            del self.waiting[model.spec.model_id]
+            model_id = model.spec.model_id
+            del self.waiting[model_id]
+            for place in model.serving:
+                del place.executor.waiting[model_id]
 
     def open_of(self, gateway_id: GatewayId) -> list[Request]:
         """Find a gateway's open requests; only after its loss, since it looks at all."""

@@ -68,6 +68,8 @@ class Fit:
     """Lane time that each request costs, those included that are expected to follow."""
     crowds: bool
     """It takes room that other batches are expected to grow into."""
+    expected_cost_ns: int = 0
+    """How long a new batch is expected to run, with those who follow."""
 
 
 @attrs.define(eq=False)
@@ -139,7 +141,7 @@ class ExecutorPlan:
             if count < batch.costs.largest:
                 # Newcomers join the first batch with room: later ones grow once it has started.
                 growth_ns = expected_ns - place.growing_until_ns
-                count = min(batch.costs.largest, count + place.expected_arrivals(growth_ns))
+                count = batch.costs.densest(count, count + place.expected_arrivals(growth_ns))
                 place.growing_until_ns = max(place.growing_until_ns, expected_ns)
             expected_finishes.append(expected.run(batch.costs, count, release_ns, overhead_ns))
         self.finishes, self.expected_finishes = finishes, expected_finishes
@@ -220,9 +222,9 @@ class ExecutorPlan:
             room_ns = min(
                 room_ns, self.expected_spare[index] + expected_before_ns - expected_start_ns
             )
-        expected = min(count + followers, place.costs.largest)
+        expected = place.costs.densest(count, count + followers)
         while expected > count and by_count[expected] + overhead_ns > room_ns:
-            expected -= 1
+            expected = max(count, place.costs.below(expected))
         expected_cost_ns = by_count[expected] + overhead_ns
         finish_ns = min(expected_start_ns + expected_cost_ns, due_ns)
         return Fit(
@@ -232,6 +234,7 @@ class ExecutorPlan:
             max(start_ns + cost_ns, finish_ns),
             expected_cost_ns / expected,
             expected_cost_ns > room_ns,
+            expected_cost_ns,
         )
 
     def expected_start_ns(self, batch: PlannedBatch) -> int:

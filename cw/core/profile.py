@@ -211,21 +211,20 @@ class CostTable:
         """What a request costs at best, in the densest batch; `overhead_ns` is each batch's."""
         return min((self.by_count[size] + overhead_ns) / size for size in self.batch_sizes)
 
-    def least_price_ns(self, count: int, within_ns: int, overhead_ns: int) -> float:
-        """What a request costs at best in a batch of up to `count` that takes `within_ns` at most.
-
-        At least a batch of one is always considered. `overhead_ns` is what each batch holds the
-        lane beyond its estimate: prices count it, so what they are held to must.
-        """
-        price_ns = float(self.by_count[1] + overhead_ns)
+    def densest(self, least: int, most: int) -> int:
+        """Say which of `least` to `most` requests make the batch that serves most for its time."""
+        best, by_count = least, self.by_count
+        most = min(most, self.largest)
+        if most <= least:
+            return least
         for size in self.batch_sizes:
-            riders = min(size, max(1, count))
-            if self.by_count[riders] > within_ns:
-                break
-            price_ns = min(price_ns, (self.by_count[riders] + overhead_ns) / riders)
-            if size >= count:
-                break
-        return price_ns
+            if size > least:
+                count = min(size, most)
+                if count * by_count[best] >= best * by_count[count]:
+                    best = count
+                if size >= most:
+                    break
+        return best
 
     @property
     def known(self) -> bool:

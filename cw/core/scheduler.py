@@ -272,7 +272,7 @@ class Scheduler:
                 break
             self.dispatcher.infer(batch, now_ns)
             executor.freed = True
-        if executor.freed and self.books.waiting:
+        if executor.freed and executor.waiting:
             self.policy.reconsider(executor, now_ns=now_ns)
         executor.freed = False
 
@@ -295,7 +295,7 @@ class Scheduler:
             executor.due_ns = self._likely_free_ns(executor, now_ns) - lead_ns
         wake_ns = look_ns
         batches, load = executor.plan.batches, executor.load
-        if batches or self.books.waiting:
+        if batches or executor.waiting or self.books.waiting:
             if executor.due_ns > now_ns:
                 wake_ns = _earlier(wake_ns, executor.due_ns)
             else:  # It was asked for a batch in vain, so that time alone must make the difference.

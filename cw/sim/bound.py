@@ -37,7 +37,8 @@ The proof
    executors' time: long parts make a tight sum. This is how the bound of a long run is had in the
    memory of a short one (`BoundMeter`).
 
-LOADs, pages, messages and the order inside a lane are ignored, so the bound is loose where they
+The least time that messages take is cut off each interval (`BoundMeter`): nothing can be run sooner
+or told later. LOADs, pages, jitter and the order inside a lane are ignored, so the bound is loose where they
 bind. A request that is served partly at the edge counts partly, so it is looser by about SLO/length
 for short traces.
 
@@ -114,21 +115,31 @@ class BoundMeter:
         durations: By the model's index, as in `upper_bound`.
         executors: As in `upper_bound`.
         part_count: Requests to a part (step 5 of the proof).
+        before_ns: From a request's arrival until its inputs can be at an executor at the earliest.
+        after_ns: From the end of its batch until its answer can be out at the earliest.
     """
 
     def __init__(
-        self, durations: Sequence[Durations], *, executors: int, part_count: int = 400_000
+        self,
+        durations: Sequence[Durations],
+        *,
+        executors: int,
+        part_count: int = 400_000,
+        before_ns: int = 0,
+        after_ns: int = 0,
     ) -> None:
         self._durations: Final = durations
         self._executors: Final = executors
         self._part_count: Final = part_count
+        self._before_ns: Final = before_ns
+        self._after_ns: Final = after_ns
         self._passed = 0.0
         self._rows: Final = array("q")
         """Arrival, deadline, model; and again."""
 
     def add(self, arrival_ns: int, deadline_ns: int, model: int) -> None:
         """Count a request in; in the order of arrivals, else the sum is looser than need be."""
-        self._rows.extend((arrival_ns, deadline_ns, model))
+        self._rows.extend((arrival_ns + self._before_ns, deadline_ns - self._after_ns, model))
         if len(self._rows) >= 3 * self._part_count:
             self.total()
 

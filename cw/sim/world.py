@@ -73,7 +73,13 @@ class World:
         self.engine: Final = Engine(now_ns=SECOND)
         self.journal: Final = Journal(
             keep_records=keep_records,
-            bound=BoundMeter(scenario.fastest_tables(), executors=scenario.executors),
+            bound=BoundMeter(
+                scenario.fastest_tables(),
+                executors=scenario.executors,
+                # The controller hears, tells the gateway, which brings the inputs; and the answer.
+                before_ns=3 * scenario.network.delay_ns,
+                after_ns=scenario.network.delay_ns,
+            ),
         )
         self.checkers: Final[Checkers] = checkers_for(scenario)
         self.network: Final = Network(

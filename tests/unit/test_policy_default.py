@@ -9,7 +9,6 @@ import itertools
 import pytest
 
 from cw.config import SchedulerSettings
-from cw.core.policies.fitting import Urgency, find
 from cw.sim.bound import BoundRequest, upper_bound
 from cw.units import MS, SECOND
 from tests.unit.scheduler_world import CPU_MS, H100_MS, V100_MS, World, zipf
@@ -160,18 +159,3 @@ def test_the_promise_is_an_upper_bound():
     ]
 
     assert len(late) <= 0.02 * len(world.finished)
-
-
-def test_fitting_changes_nothing():
-    """A question must not be a promise."""
-    world = World(models=1)
-    world.register()
-    books = world.scheduler.books
-    model = books.models[world.specs[0].model_id]
-    due_ns = world.now_ns + 50 * MS
-    fits = [
-        find(model, due_ns, count=1, urgency=urgency, now_ns=world.now_ns) for urgency in Urgency
-    ]
-
-    assert all(fit is not None and fit.batch is None for fit in fits)
-    assert not books.executors[1].plan.batches

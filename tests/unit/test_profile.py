@@ -127,30 +127,6 @@ def test_loads_are_bounded_by_their_own_size_then_by_others():
     assert profiles.load_ns(described, 5_000_000) >= 10 * MS
 
 
-def test_least_price_minds_the_time_left_and_the_demand():
-    """The hope for a batch of four is idle when four do not come, or four do not fit."""
-    profiles = Profiles()
-    for size, ms in ((1, 4), (2, 6), (4, 8)):
-        profiles.seed("program", size, KEY, [ms * MS] * 3)
-    costs = profiles.costs("program", (1, 2, 4), KEY)
-
-    assert costs.least_price_ns(4, 100 * MS, 0) == 2 * MS
-    assert costs.least_price_ns(2, 100 * MS, 0) == 3 * MS
-    assert costs.least_price_ns(4, 7 * MS, 0) == 3 * MS
-    assert costs.least_price_ns(4, 1, 0) == 4 * MS
-    assert costs.density_ns(0) == 2 * MS
-
-
-def test_prices_count_what_each_batch_holds_the_lane_beyond_its_estimate():
-    """Held to a price without it, every request of a quick model would be too dear, for ever."""
-    profiles = Profiles()
-    profiles.seed("program", 1, KEY, [2 * MS] * 3)
-    costs = profiles.costs("program", (1,), KEY)
-
-    assert costs.least_price_ns(1, 100 * MS, 300_000) == 2.3 * MS
-    assert costs.density_ns(300_000) == 2.3 * MS
-
-
 def test_entries_show_what_was_measured():
     """`cw model add` shows this table: samples and spread, not only the estimate."""
     profiles = Profiles()
@@ -158,3 +134,19 @@ def test_entries_show_what_was_measured():
     (entry,) = profiles.entries("program", (1, 2), KEY)
 
     assert (entry.batch_size, entry.samples, entry.p50_ns, entry.max_ns) == (1, 3, 5 * MS, 6 * MS)
+
+
+def test_the_densest_batch_is_full_or_what_can_be_had():
+    """Five of eight run as long as eight: whoever counts on them must not count on padding."""
+    profiles = Profiles()
+    for size, ms in ((1, 4), (2, 6), (4, 8), (8, 20)):
+        profiles.seed("program", size, KEY, [ms * MS] * 3)
+    costs = profiles.costs("program", (1, 2, 4, 8), KEY)
+
+    assert costs.densest(1, 4) == 4
+    assert costs.densest(1, 8) == 4
+    assert costs.densest(3, 3) == 3
+    assert costs.densest(2, 100) == 4
+    assert costs.densest(5, 8) == 8
+    assert costs.density_ns(0) == 2 * MS
+    assert costs.density_ns(4 * MS) == 3 * MS

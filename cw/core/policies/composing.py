@@ -1,11 +1,9 @@
-"""Composing: which planned batch runs now, and who rides in it.
+"""Composing: who rides in a promised batch when it is committed.
 
-The concept: until a batch is committed its riders can still be chosen better. Three rules:
+The concept: until then its riders can still be chosen better. Two rules:
 
-1. *Run what has nothing to gain by waiting.* Any batch may go first if those before it can spare
-   the time. The one that expects the fewest further riders goes; the others use the time to grow.
-2. *Fill up* with those who are held, as far as every promise allows.
-3. *Split off* riders whose padding costs more than a batch of their own: 9 requests in a batch of
+1. *Fill up* with those who are held, as far as every promise allows.
+2. *Split off* riders whose padding costs more than a batch of their own: 9 requests in a batch of
    16 take nearly twice as long as 8, so the ninth goes into a later batch if that is in time.
 
 Neighbours: `default.py` calls these in this order; `plan.py` knows what is feasible.
@@ -13,55 +11,8 @@ Neighbours: `default.py` calls these in this order; `plan.py` knows what is feas
 Source: design/0005.
 """
 
-from cw.core.books import ExecutorBooks
 from cw.core.plan import Fit, PlannedBatch
 from cw.core.requests import Request
-from cw.core.residency import Residency
-
-
-def choose(executor: ExecutorBooks, now_ns: int) -> PlannedBatch | None:
-    """Choose the batch to run next; None if none can start now.
-
-    A batch that is late already (its executor stalled, or a promise was forced) gives way to those
-    that can still be in time, so that one broken promise does not break the next.
-
-    Args:
-        executor: Whose plan.
-        now_ns: Cluster time.
-    """
-    plan, overhead_ns = executor.plan, executor.pipe.overhead_ns
-    start_ns = executor.start_ns(now_ns)
-    plan.walk(start_ns, overhead_ns, now_ns)
-    late: PlannedBatch | None = None
-    best: PlannedBatch | None = None
-    least_gain = 0
-    spare_ns = 1 << 62
-    for batch, finish_ns in zip(plan.batches, plan.finishes, strict=True):
-        cost_ns = batch.costs.by_count[len(batch.requests)] + overhead_ns
-        slack_ns = batch.due_ns - start_ns - cost_ns
-        if batch.place.residency is Residency.COLD or batch.release_ns > start_ns:
-            pass
-        elif slack_ns < 0 and start_ns + cost_ns > batch.deadline_ns:
-            late = late or batch
-            continue
-        elif cost_ns <= spare_ns:
-            gain = _gain(batch, slack_ns)
-            if best is None or gain < least_gain:
-                best, least_gain = batch, gain
-        spare_ns = min(spare_ns, batch.due_ns - finish_ns)
-        if best is not None and (spare_ns <= 0 or least_gain == 0):
-            break
-    return best or late
-
-
-def _gain(batch: PlannedBatch, slack_ns: int) -> int:
-    """Guess how many more would ride if the batch waited as long as it can."""
-    by_count, count = batch.costs.by_count, len(batch.requests)
-    coming = min(batch.place.expected_arrivals(slack_ns), batch.costs.largest - count)
-    if coming > 0 and by_count[count + coming] - by_count[count] > by_count[coming]:
-        # They would rather open a batch of their own than make this one grow: only padding is free.
-        return min(coming, batch.costs.size_for[count] - count)
-    return max(0, coming)
 
 
 def fill_up(batch: PlannedBatch, start_ns: int, now_ns: int) -> list[Request]:

@@ -1,17 +1,17 @@
 """The default policy: promise early, batch late, never drop a promise.
 
-The concept, in four rules (design/0005):
+The concept, in five rules (design/0011):
 
 1. *A promise is a place in a plan.* A newcomer is promised at once when it fits into the plan of an
-   executor without making any promised batch late: by joining a batch of its model, or with a batch
-   of its own.
-2. *Leave room to grow.* A new batch is planned at the size that it is expected to have when it
-   starts, by its model's arrival rate. So under load the plan holds few batches that fill up, not
-   many small ones (`fitting.py`).
-3. *Hold what does not fit*, for a bounded share of its SLO: work that takes less than its estimate
-   makes room, and requests of one model that wait together are worth a batch.
-4. *Commit late*, choose riders as late as that (`composing.py`), and never let a lane idle while
-   something can run on it.
+   executor without making any promised batch late, and is worth what it takes there: by joining a
+   batch of its model, or with others in a batch of their own (`opening.py`).
+2. *Hold what may still be worth it*, for a bounded share of its SLO (`hold_ratio`): company that
+   comes makes a dense batch. What finds no room at arrival will find none later: it is refused.
+3. *Choose late* what runs, among all that is promised and held (`selection.py`), and who rides in
+   it (`composing.py`). A lane never idles while something can run on it.
+4. *Owed first.* Whoever asks for less than its share is served before all others (`shares.py`).
+5. *Nothing early* with a `hold_ratio` of 1: everything is held until it is chosen for a lane, or is
+   past hope.
 
 Neighbours: `plan.py` knows what is feasible, `admission.py` what is hopeless, `placement.py`
 chooses LOADs.
@@ -19,156 +19,191 @@ chooses LOADs.
 
 from typing import Final
 
-import attrs
-
 from cw.core import admission, placement
 from cw.core.books import Books, ExecutorBooks, ModelBooks, Place
 from cw.core.plan import Fit, PlannedBatch
-from cw.core.policies import composing
-from cw.core.policies.fitting import Urgency, find, find_at
+from cw.core.policies import composing, selection
+from cw.core.policies.opening import Opening
+from cw.core.policies.selection import Candidate
 from cw.core.requests import Request, RequestState
+from cw.core.residency import Residency
+from cw.core.shares import OWED_WORTH, Shares
 from cw.messages import Refusal
 
-MODELS_LOOKED_AT: Final = 32
-"""Models whose queues are reconsidered at once; more gain nothing in simulation."""
 SLACK_RATIO: Final = 0.75
 """How much of the time between a request's predicted end and its deadline the promise keeps for
 others that are planned later. The rest makes the promised finish worth knowing; 1 would gain
 0.5-1 % of goodput at overload, and 0.5 lose as much again."""
+SHORT_RATIO: Final = 0.25
+"""A model whose most urgent request has waited for this share of its SLO is short of executors."""
 
 
-@attrs.define(eq=False)
 class DefaultPolicy:
     """See the module's head."""
 
-    books: Books
+    def __init__(self, books: Books) -> None:
+        self.books: Final = books
+        self.shares: Final = Shares(books)
+        self.hold_ratio: Final = books.settings.hold_ratio
+        self.opening: Final = Opening(self.shares, self.hold_ratio)
+
+    # --- requests ---------------------------------------------------------------------------------
 
     def hold_until_ns(self, request: Request) -> int:
-        """Say until when a request may stay undecided."""
+        """Say until when a request may stay undecided: its hold, or while there is hope."""
         slo_ns = request.deadline_ns - request.arrival_ns
-        return request.arrival_ns + int(self.books.settings.hold_ratio * slo_ns)
+        until_ns = request.arrival_ns + int(self.hold_ratio * slo_ns)
+        place = next(iter(request.model.serving), None)
+        if place is not None:
+            pipe = place.executor.pipe
+            alone_ns = pipe.delay_ns + pipe.overhead_ns + place.costs.by_count[1]
+            until_ns = min(until_ns, request.due_ns - alone_ns)
+        return until_ns
 
     def arrive(self, request: Request, *, now_ns: int) -> Refusal | None:
-        """Promise what fits, refuse what is hopeless, hold the rest."""
-        model = request.model
-        # Those who wait already would be asked in vain once more, and come before this one.
-        if not model.queue and self._place(request, Urgency.EAGER, now_ns):
-            return None
+        """Promise what fits and is worth it, refuse what is hopeless, hold the rest."""
+        model, due_ns = request.model, self._due_ns(request)
+        self.shares.arrived(request, now_ns)
+        # Those who wait already come before this one.
+        if not model.queue and self.hold_ratio < 1.0:
+            joined = self.opening.join(model, request, due_ns, now_ns)
+            if joined is not None:
+                self._plan(joined, [request])
+                return None
         refusal = admission.hopeless(self.books, request, now_ns) or admission.full(
             self.books, model
         )
-        if refusal is None:
-            self.books.enqueue(request)
-            placement.note_shortage(self.books, model, now_ns)
-        return refusal
+        if refusal is not None:
+            return refusal
+        self.books.enqueue(request)
+        if self.hold_ratio < 1.0 and model.serving:
+            self._open(model, now_ns)
+            if request.state is not RequestState.WAITING:
+                return None
+            if self.hold_ratio == 0.0 or self._has_no_room(model, due_ns, now_ns):
+                self.books.dequeue(request)
+                placement.note_shortage(self.books, model, now_ns)
+                return self._refusal(request, now_ns)
+        self._wake(model, now_ns)
+        return None
 
     def decide(self, request: Request, *, now_ns: int) -> Refusal | None:
-        """Promise it with all who wait with it, if a batch of them is worth it; or refuse it."""
+        """Its hold is over: promise it with those who wait with it, if that pays; or refuse."""
         model = request.model
-        while request.state is RequestState.WAITING and self._place_first(
-            model, None, Urgency.LAST, now_ns
+        while (
+            self.hold_ratio < 1.0
+            and request.state is RequestState.WAITING
+            and self._open(model, now_ns)
         ):
             pass
         if request.state is not RequestState.WAITING:
             return None
         self.books.dequeue(request)
-        end_ns = self._planned_end_ns(model, now_ns)
-        if end_ns is None:
-            end_ns = admission.earliest_end_ns(self.books, model, now_ns)
-        return admission.refusal_for(self.books, request, end_ns, now_ns)
+        placement.note_shortage(self.books, model, now_ns)
+        return self._refusal(request, now_ns)
 
     def restore(self, request: Request, *, force: bool, now_ns: int) -> None:
         """Find a place for a promised request that has none."""
-        if self._place(request, Urgency.MUST, now_ns):
+        fit = self._fit_promised(request, now_ns)
+        if fit is not None:
+            self._plan(fit, [request])
             return
         places = admission.places_to_try(request.model)
         if force and places:
-            self._force(request, min(places, key=lambda place: backlog_end_ns(place, now_ns)))
+            soonest = min(places, key=lambda place: backlog_end_ns(place, now_ns))
+            self._force(request, soonest)
         else:
             self.books.enqueue(request)
 
+    # --- executors --------------------------------------------------------------------------------
+
     def reconsider(self, executor: ExecutorBooks, *, now_ns: int) -> None:
-        """See whether those who wait fit now, dense batches first."""
-        for place in self._waiting_places(executor, now_ns):
+        """Find places for the promised that have none, and plan behind LOADs that are under way."""
+        for place in list(executor.waiting.values()):
             queue = place.model.queue
-            while queue:
-                urgency = Urgency.MUST if queue[0].promised else Urgency.EAGER
-                if not self._place_first(place.model, place, urgency, now_ns):
+            while queue and queue[0].promised:
+                fit = self._fit_promised(queue[0], now_ns)
+                if fit is None:
                     break
+                request = queue[0]
+                self.books.dequeue(request)
+                self._plan(fit, [request])
+            if self.hold_ratio < 1.0 and place.residency is Residency.LOADING:
+                while queue and not queue[0].promised and self._open(place.model, now_ns):
+                    pass
 
     def next_batch(self, executor: ExecutorBooks, *, now_ns: int) -> PlannedBatch | None:
         """Choose what runs next and who rides in it."""
-        batch = composing.choose(executor, now_ns)
-        if batch is None:
-            if not self._plan_densest(executor, now_ns):
-                return None
-            batch = composing.choose(executor, now_ns)
-            if batch is None:
-                return None
-        executor.plan.take(batch)
-        batch.place.batches.remove(batch)
-        batch.requests.sort(key=lambda rider: (rider.due_ns, rider.request_id))
-        start_ns = executor.start_ns(now_ns)
-        for request in composing.fill_up(batch, start_ns, now_ns):
-            self.books.dequeue(request)
-            batch.add(request)
-            request.batch = batch
-            request.move(RequestState.PLANNED)
-            self.books.fresh.append(request)
-        batch.requests.sort(key=lambda rider: (rider.due_ns, rider.request_id))
-        fit = composing.split_off(batch, start_ns, now_ns)
-        if fit is not None:
-            self._leave_behind(batch, fit)
+        if not executor.plan.batches and not executor.waiting:
+            return None
+
+        def worth(place: Place, request: Request) -> float:
+            value = self.shares.value(place, request)
+            return value * OWED_WORTH if self.shares.is_owed(request, now_ns) else value
+
+        allowance_ns = self.books.allowance_ns
+        chosen = selection.select(executor, worth, allowance_ns=allowance_ns, now_ns=now_ns)
+        if chosen is None:
+            return None
+        if chosen.batch is not None:
+            batch = self._commit_planned(chosen.batch, now_ns)
+        else:
+            batch = self._commit_held(chosen, now_ns)
+        cost_ns = batch.costs.by_count[len(batch.requests)] + executor.pipe.overhead_ns
+        self.shares.used(batch.place, batch.requests, cost_ns, now_ns)
+        if self.hold_ratio < 1.0:
+            self.opening.ran(batch.place, batch.requests, cost_ns, now_ns)
         return batch
 
     def lead_ns(self, executor: ExecutorBooks) -> int:
-        """Commit as late as the pipe allows."""
+        """Commit as late as the pipe allows, since what is committed can't be chosen better."""
         return executor.pipe.lead_ns
 
     def wake_at_ns(self, executor: ExecutorBooks, *, now_ns: int) -> int | None:
-        """Nothing is put off on an idle lane, so nothing need be looked at later."""
+        """Nothing changes by time alone: what can run on an idle lane runs at once."""
         return None
 
     def next_load(self, executor: ExecutorBooks, *, now_ns: int) -> Place | None:
         """Choose whose weights to load: unserved demand that can still be saved."""
         return placement.next_load(self.books, executor, now_ns=now_ns)
 
-    # --- placing ----------------------------------------------------------------------------------
+    # --- promising --------------------------------------------------------------------------------
 
-    def _place(self, request: Request, urgency: Urgency, now_ns: int) -> bool:
-        """Plan one request that stands in no queue; False if nowhere is worth it."""
-        fit = find(request.model, request.due_ns, count=1, urgency=urgency, now_ns=now_ns)
-        if fit is None:
+    def _due_ns(self, request: Request) -> int:
+        """Say when a request that is not promised yet is due, by what delivery takes now."""
+        return min(request.due_ns, request.deadline_ns - self.books.allowance_ns)
+
+    def _open(self, model: ModelBooks, now_ns: int) -> bool:
+        """Promise those who wait for a model a batch of their own, if they are worth it now."""
+        found = self.opening.open(model, self._due_ns(model.queue[0]), now_ns)
+        if found is None:
             return False
-        self._plan(fit, [request])
+        fit, count = found
+        requests = model.queue.first(count)
+        for request in requests:
+            self.books.dequeue(request)
+        self._plan(fit, requests)
         return True
 
-    def _place_first(
-        self, model: ModelBooks, place: Place | None, urgency: Urgency, now_ns: int
-    ) -> bool:
-        """Plan the most urgent of those who wait, with as many of them as one batch takes.
+    def _has_no_room(self, model: ModelBooks, due_ns: int, now_ns: int) -> bool:
+        """Say whether a newcomer that waits alone has no batch to hope for."""
+        if len(model.queue) > 1 or any(place.batches for place in model.serving):
+            return False
+        return self.opening.room(model, due_ns, now_ns) is None
 
-        Args:
-            model: Whose queue; somebody waits in it.
-            place: Only there; None for wherever they end first.
-            urgency: How hard to try.
-            now_ns: Cluster time.
-        """
-        queue = model.queue
-        due_ns = queue[0].due_ns
-        counts = {min(size, len(queue)): None for size in reversed(model.spec.batch_sizes)}
-        for count in counts if urgency is Urgency.LAST else list(counts)[:1]:
-            if place is not None:
-                fit = find_at(place, due_ns, count=count, urgency=urgency, now_ns=now_ns)
-            else:
-                fit = find(model, due_ns, count=count, urgency=urgency, now_ns=now_ns)
-            if fit is not None:
-                requests = queue.first(1 if fit.batch is not None else count)
-                for request in requests:
-                    self.books.dequeue(request)
-                self._plan(fit, requests)
-                return True
-        return False
+    def _fit_promised(self, request: Request, now_ns: int) -> Fit | None:
+        """Find a place for a promised request that hurts no other promise, at any price."""
+        best: Fit | None = None
+        for place in admission.places_to_try(request.model):
+            executor, plan = place.executor, place.executor.plan
+            plan.walk(executor.start_ns(now_ns), executor.pipe.overhead_ns, now_ns)
+            fits = [plan.fit_join(batch, request.due_ns, 0) for batch in place.batches]
+            overhead_ns = executor.pipe.overhead_ns
+            fits.append(plan.fit_new(place, overhead_ns, request.due_ns, count=1, followers=0))
+            for fit in fits:
+                if fit is not None and (best is None or fit.finish_ns < best.finish_ns):
+                    best = fit
+        return best
 
     def _plan(self, fit: Fit, requests: list[Request]) -> None:
         """Carry out a fit for requests that stand in no place.
@@ -179,8 +214,9 @@ class DefaultPolicy:
         allowance_ns = self.books.allowance_ns
         for request in requests:
             if not request.promised:
-                slack_ns = max(0, request.due_ns - fit.finish_ns)
-                request.due_ns -= int((1.0 - SLACK_RATIO) * slack_ns)
+                due_ns = self._due_ns(request)
+                slack_ns = max(0, due_ns - fit.finish_ns)
+                request.due_ns = due_ns - int((1.0 - SLACK_RATIO) * slack_ns)
         if batch is None:
             due_ns = min(request.due_ns for request in requests)
             batch = PlannedBatch(place, place.costs, due_ns, place.warm_ns)
@@ -196,15 +232,6 @@ class DefaultPolicy:
             self.books.fresh.append(request)
         self.books.dirty[place.executor.executor_id] = place.executor
 
-    def _leave_behind(self, batch: PlannedBatch, fit: Fit) -> None:
-        """Move the last riders of a batch to another place in the plan."""
-        size = batch.costs.below(len(batch.requests))
-        left, batch.requests = batch.requests[size:], batch.requests[:size]
-        batch.due_ns = batch.requests[0].due_ns
-        for request in left:
-            request.move(RequestState.WAITING)
-        self._plan(fit, left)
-
     def _force(self, request: Request, place: Place) -> None:
         """Plan a request whoever is hurt."""
         plan, due_ns = place.executor.plan, request.due_ns
@@ -216,55 +243,74 @@ class DefaultPolicy:
         index = plan.force_index(due_ns)
         self._plan(Fit(place, None, index, due_ns, 0.0, True), [request])
 
-    # --- those who wait ---------------------------------------------------------------------------
+    # --- committing -------------------------------------------------------------------------------
 
-    def _waiting_places(self, executor: ExecutorBooks, now_ns: int) -> list[Place]:
-        """List the places of an executor that could serve those who wait, dense batches first."""
+    def _commit_planned(self, batch: PlannedBatch, now_ns: int) -> PlannedBatch:
+        executor = batch.place.executor
+        executor.plan.take(batch)
+        batch.place.batches.remove(batch)
+        batch.requests.sort(key=_urgency)
         start_ns = executor.start_ns(now_ns)
-        ranked = []
-        for model_id, model in self.books.waiting.items():
-            place = executor.places.get(model_id)
-            if place is None or not place.serves:
-                continue
-            costs_ns = place.costs.by_count
-            count = model.queue.largest_fit(costs_ns, max(start_ns, place.warm_ns)) or 1
-            ranked.append((-count / costs_ns[count], model.queue[0].due_ns, model_id, place))
-            if len(ranked) >= MODELS_LOOKED_AT:
-                break
-        ranked.sort(key=lambda entry: entry[:3])
-        return [entry[-1] for entry in ranked]
+        for request in composing.fill_up(batch, start_ns, now_ns):
+            self._ride(request, batch)
+        batch.requests.sort(key=_urgency)
+        fit = composing.split_off(batch, start_ns, now_ns)
+        if fit is not None:
+            self._leave_behind(batch, fit)
+        return batch
 
-    def _plan_densest(self, executor: ExecutorBooks, now_ns: int) -> bool:
-        """Plan a batch of those who wait on a lane with nothing to run: it never idles."""
-        if executor.quiescing:
-            return False
-        start_ns = executor.start_ns(now_ns)
-        plan, overhead_ns = executor.plan, executor.pipe.overhead_ns
-        for place in self._waiting_places(executor, now_ns):
-            queue = place.model.queue
-            count = queue.largest_fit(place.costs.by_count, max(start_ns, place.warm_ns))
-            if not count:
-                continue
-            plan.walk(start_ns, overhead_ns, now_ns)
-            due_ns = queue[0].due_ns
-            fit = plan.fit_new(place, overhead_ns, due_ns, count=count, followers=0)
-            if fit is not None:
-                requests = queue.first(count)
-                for request in requests:
-                    self.books.dequeue(request)
-                self._plan(fit, requests)
-                return True
-        return False
+    def _commit_held(self, chosen: Candidate, now_ns: int) -> PlannedBatch:
+        place, queue = chosen.place, chosen.place.model.queue
+        requests = queue.first(chosen.skip + chosen.count)[chosen.skip :]
+        batch = PlannedBatch(place, place.costs, chosen.due_ns, place.warm_ns)
+        for request in requests:
+            self._ride(request, batch)
+        return batch
 
-    def _planned_end_ns(self, model: ModelBooks, now_ns: int) -> int | None:
-        """Say when a lone request of this model would be done behind all that is promised."""
+    def _ride(self, request: Request, batch: PlannedBatch) -> None:
+        self.books.dequeue(request)
+        batch.add(request)
+        request.batch = batch
+        request.move(RequestState.PLANNED)
+        self.books.fresh.append(request)
+
+    def _leave_behind(self, batch: PlannedBatch, fit: Fit) -> None:
+        """Move the last riders of a batch to another place in the plan."""
+        size = batch.costs.below(len(batch.requests))
+        left, batch.requests = batch.requests[size:], batch.requests[:size]
+        batch.due_ns = batch.requests[0].due_ns
+        for request in left:
+            request.move(RequestState.WAITING)
+        self._plan(fit, left)
+
+    # --- refusing and waking ----------------------------------------------------------------------
+
+    def _refusal(self, request: Request, now_ns: int) -> Refusal:
+        model = request.model
         ends = [
             backlog_end_ns(place, now_ns)
             + place.costs.by_count[1]
             + place.executor.pipe.overhead_ns
             for place in admission.places_to_try(model)
         ]
-        return min(ends, default=None)
+        end_ns = min(ends, default=None)
+        if end_ns is None:
+            end_ns = admission.earliest_end_ns(self.books, model, now_ns)
+        return admission.refusal_for(self.books, request, end_ns, now_ns)
+
+    def _wake(self, model: ModelBooks, now_ns: int) -> None:
+        """Have executors looked at that could run or load what has just come to wait."""
+        serving = model.serving
+        if not serving:
+            placement.note_shortage(self.books, model, now_ns)
+            return
+        head = model.queue[0]
+        if now_ns - head.arrival_ns > SHORT_RATIO * (head.deadline_ns - head.arrival_ns):
+            placement.note_shortage(self.books, model, now_ns)
+        for place in serving:
+            executor = place.executor
+            if executor.wake_ns is None or executor.wake_ns > executor.due_ns:
+                self.books.dirty[executor.executor_id] = executor
 
 
 def backlog_end_ns(place: Place, now_ns: int) -> int:
@@ -273,3 +319,7 @@ def backlog_end_ns(place: Place, now_ns: int) -> int:
     start_ns = executor.start_ns(now_ns)
     executor.plan.walk(start_ns, executor.pipe.overhead_ns, now_ns)
     return executor.plan.finishes[-1] if executor.plan.finishes else start_ns
+
+
+def _urgency(request: Request) -> tuple[int, int]:
+    return request.due_ns, request.request_id
