@@ -136,13 +136,13 @@ def measure(case: SpeedCase) -> Speed:
     """
     driver = prepare(case)
     first = case.warm_up
-    arrivals = _arrivals(case, first + case.counted, driver.now_ns + STEP_NS)
+    arrivals = draw_arrivals(case, first + case.counted, driver.now_ns + STEP_NS)
     # As long as a registered cluster lives, its books do: no use in tracing them again and again.
     gc.collect()
     gc.freeze()
-    driver.run(arrivals[:first], until_ns=arrivals[first].descriptor.arrival_ns)
+    driver.serve(arrivals[:first])
     earlier = attrs.evolve(driver.counts)
-    driver.run(arrivals[first:], until_ns=arrivals[-1].descriptor.arrival_ns)
+    driver.serve(arrivals[first:])
     gc.unfreeze()
     return Speed(case=case, counts=driver.counts.since(earlier))
 
@@ -161,7 +161,7 @@ def prepare(case: SpeedCase) -> Driver:
         {spec.model_id: spec for spec in specs},
         case.seed,
     )
-    homes = _homes(case)
+    homes = spread_homes(case)
     device = DeviceDescription(
         kind="emulated",
         name=profile.name,
@@ -214,17 +214,18 @@ def _spec(index: int, profile: EmulationProfile) -> ModelSpec:
     )
 
 
-def _weights(models: int) -> list[float]:
+def popularities(models: int) -> list[float]:
+    """Say which share of the requests each model gets, the most popular first."""
     weights = [(rank + 1) ** -ZIPF for rank in range(models)]
     total = math.fsum(weights)
     return [weight / total for weight in weights]
 
 
-def _homes(case: SpeedCase) -> list[list[int]]:
+def spread_homes(case: SpeedCase) -> list[list[int]]:
     """Spread models over executors: per executor its models, the most popular first."""
     homes: list[list[int]] = [[] for _ in range(case.executors)]
     loads = [(0.0, number) for number in range(case.executors)]
-    for model, weight in enumerate(_weights(case.models)):
+    for model, weight in enumerate(popularities(case.models)):
         load = weight * case.executors  # in units of one executor's share
         copies = min(case.executors, max(1, math.ceil(load / HOME_SHARE)))
         chosen = [heapq.heappop(loads) for _ in range(copies)]
@@ -234,10 +235,10 @@ def _homes(case: SpeedCase) -> list[list[int]]:
     return homes
 
 
-def _arrivals(case: SpeedCase, count: int, begin_ns: int) -> list[RequestArrived]:
+def draw_arrivals(case: SpeedCase, count: int, begin_ns: int) -> list[RequestArrived]:
     """Draw Poisson arrivals of models by their popularity."""
     draw = random.Random(case.seed)
-    models = draw.choices(range(case.models), weights=_weights(case.models), k=count)
+    models = draw.choices(range(case.models), weights=popularities(case.models), k=count)
     mean_ns = SECOND / (case.rate_rps * case.executors)
     instant_ns, arrivals = float(begin_ns), []
     for sequence, model in enumerate(models):
@@ -296,6 +297,8 @@ def _parse_cases(arguments: argparse.Namespace) -> list[SpeedCase]:
         chosen = []
         for text in arguments.case:
             executors, _, models = text.partition("x")
+            if not (executors.isdecimal() and models.isdecimal()):
+                raise CwError(f"--case: expected GxM such as 16x4000, got {text!r}")
             rate_rps = arguments.rate or (4500.0 if arguments.profile == "h100" else 520.0)
             chosen.append(
                 SpeedCase(

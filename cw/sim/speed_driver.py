@@ -122,6 +122,10 @@ class Driver:
             self._perform(command)
         return wake_ns
 
+    def serve(self, arrivals: Sequence[RequestArrived]) -> None:
+        """Let requests arrive, until the scheduler has heard of the last."""
+        self.run(arrivals, until_ns=arrivals[-1].descriptor.arrival_ns + WIRE_NS)
+
     def run(self, arrivals: Sequence[RequestArrived], *, until_ns: int) -> None:
         """Let everything happen that happens by `until_ns`; `arrivals` are in order of time."""
         began_ns = time.thread_time_ns()
