@@ -52,6 +52,8 @@ BUSY_RATIO: Final = 0.6
 ROOMY_NS: Final = 10 * MS
 """An executor has room for one more model if what it promised is done so soon."""
 MODELS_LOOKED_AT: Final = 256
+HELD_LOOKED_AT: Final = 32
+"""Of the models that are waited for, so many are counted in an executor's backlog."""
 PLACES_WOKEN: Final = 2
 """Executors told at once that a cold model is waited for; the others find it when their LOAD lane
 comes free."""
@@ -307,7 +309,16 @@ def _warm_ns(books: Books, place: Place, now_ns: int) -> int:
 
 
 def backlog_ns(executor: ExecutorBooks, now_ns: int) -> int:
-    """Say how long from now on all that is promised on an executor will take."""
+    """Say how long an executor has to do with what is promised and held, its part of it."""
     start_ns = executor.start_ns(now_ns)
     executor.plan.walk(start_ns, executor.pipe.overhead_ns, now_ns)
-    return (executor.plan.finishes[-1] if executor.plan.finishes else start_ns) - now_ns
+    end_ns = executor.plan.finishes[-1] if executor.plan.finishes else start_ns
+    held_ns = 0
+    for looked_at, place in enumerate(executor.waiting.values()):
+        if looked_at >= HELD_LOOKED_AT:
+            break
+        costs, count = place.costs, len(place.model.queue)
+        batches = -(-count // costs.largest)
+        in_each = -(-count // batches)
+        held_ns += batches * costs.typical_by_count[in_each] // len(place.model.serving)
+    return end_ns + held_ns - now_ns
