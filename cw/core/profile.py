@@ -198,14 +198,12 @@ class CostTable:
     """Index n: what such a batch takes when it is one of many; never above `by_count`."""
     size_for: list[int] = attrs.field(factory=list)
     """Index n: the captured size that runs n requests."""
+    largest: int = attrs.field(init=False)
+    """The most requests that one batch holds."""
 
     def __attrs_post_init__(self) -> None:
+        self.largest = self.batch_sizes[-1]
         self.refresh()
-
-    @property
-    def largest(self) -> int:
-        """The most requests that one batch holds."""
-        return self.batch_sizes[-1]
 
     def density_ns(self, overhead_ns: int) -> float:
         """What a request costs at best, in the densest batch; `overhead_ns` is each batch's."""
@@ -239,14 +237,17 @@ class CostTable:
     def refresh(self) -> None:
         """Bring the table in step with its windows, after an estimate moved."""
         costs = self._cost_per_size()
+        # Padding further up is right when a larger size happens to be measured faster.
+        cheapest, best = {}, self.largest
+        for size in reversed(self.batch_sizes):
+            best = cheapest[size] = size if costs[size] <= costs[best] else best
         by_count, typical_by_count, size_for = [0], [0], [0]
-        for count in range(1, self.largest + 1):
-            fitting = [size for size in self.batch_sizes if size >= count]
-            # Padding further up is right when the larger size happens to be measured faster.
-            best = min(fitting, key=lambda size: (costs[size], size))
-            by_count.append(costs[best])
-            typical_by_count.append(min(costs[best], self.windows[best].typical_ns or costs[best]))
-            size_for.append(best)
+        for size in self.batch_sizes:
+            best, counts = cheapest[size], size + 1 - len(by_count)
+            typical_ns = min(costs[best], self.windows[best].typical_ns or costs[best])
+            by_count += [costs[best]] * counts
+            typical_by_count += [typical_ns] * counts
+            size_for += [best] * counts
         self.by_count, self.typical_by_count, self.size_for = by_count, typical_by_count, size_for
 
     def _cost_per_size(self) -> dict[int, int]:
