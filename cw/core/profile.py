@@ -299,16 +299,25 @@ class Profiles:
     ) -> None:
         """Learn one measured INFER (device time, ns)."""
         if self._window(program, batch_size, device).add(duration_ns):
-            for table in self._tables_of.get((program, device), ()):
-                table.refresh()
+            self._refresh(program, device)
+
+    def learn_batch(
+        self, costs: CostTable, program: str, batch_size: int, device: DeviceKey, duration_ns: int
+    ) -> None:
+        """Learn one measured INFER as `learn_infer` does, its table being at hand."""
+        if costs.windows[batch_size].add(duration_ns):
+            self._refresh(program, device)
 
     def correct_infer(
         self, program: str, batch_size: int, device: DeviceKey, durations_ns: list[int]
     ) -> None:
         """Learn INFERs that were run only because the estimate is in doubt."""
         if self._window(program, batch_size, device).correct(durations_ns):
-            for table in self._tables_of.get((program, device), ()):
-                table.refresh()
+            self._refresh(program, device)
+
+    def _refresh(self, program: str, device: DeviceKey) -> None:
+        for table in self._tables_of.get((program, device), ()):
+            table.refresh()
 
     def measured(self) -> list[MeasuredDurations]:
         """Give away all that is known of INFERs, for a later controller to begin with."""

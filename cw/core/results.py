@@ -138,9 +138,13 @@ class Results:
     ) -> None:
         action = committed.action
         assert isinstance(action, Infer)
-        spec = committed.cargo.place.model.spec
-        self.books.profiles.learn_infer(
-            spec.program_sha256, action.batch_size, executor.key, own_ns(result)
+        place = committed.cargo.place
+        self.books.profiles.learn_batch(
+            place.costs,
+            place.model.spec.program_sha256,
+            action.batch_size,
+            executor.key,
+            own_ns(result),
         )
         executor.pipe.learn_ready(sent_ns=committed.sent_ns, ready_ns=result.ready_ns)
         # From when it could have started to its end, less its time on the device.
