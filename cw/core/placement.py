@@ -38,6 +38,8 @@ WANTED_AHEAD_MAX_NS: Final = 45 * MS
 """Bound on that, since a LOAD lane that is full keeps out those in more of a hurry."""
 SHORT_LOOK_NS: Final = 2 * MS
 """How often it is looked for room for a model that its executors turn away."""
+SPARE_LOOK_NS: Final = 10 * MS
+"""How often it is looked for idle pages for a model that is asked for."""
 SHORT_NS: Final = 10 * MS
 """How long ago a model must have been turned away at most, to want a replica."""
 QUEUE_BONUS: Final = 5.0
@@ -72,6 +74,24 @@ def note_shortage(books: Books, model: ModelBooks, now_ns: int) -> None:
     elif now_ns - model.asked_ns >= SHORT_LOOK_NS:
         model.asked_ns = now_ns
         _want_replica(books, model, now_ns)
+
+
+def note_spare_pages(books: Books, model: ModelBooks, now_ns: int) -> None:
+    """Have a warm model loaded where pages and the LOAD lane lie idle: one more lane to choose.
+
+    Such a replica costs nobody anything, and is the first to go when its pages are wanted.
+    """
+    if now_ns - model.asked_ns < SPARE_LOOK_NS:
+        return
+    model.asked_ns = now_ns
+    pages = model.spec.pages
+    for place in _in_turn(model, [place for place in model.places.values() if _is_cold(place)]):
+        executor = place.executor
+        idle = not (executor.wanted or executor.load.outstanding or executor.device.shared_lanes)
+        if idle and executor.pages.free >= pages:
+            executor.short[model.model_id] = place
+            books.dirty[executor.executor_id] = executor
+            return
 
 
 def _want(books: Books, model: ModelBooks, now_ns: int) -> None:

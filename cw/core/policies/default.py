@@ -307,6 +307,8 @@ class DefaultPolicy:
         head = model.queue[0]
         if now_ns - head.arrival_ns > SHORT_RATIO * (head.deadline_ns - head.arrival_ns):
             placement.note_shortage(self.books, model, now_ns)
+        elif len(serving) < len(model.places):
+            placement.note_spare_pages(self.books, model, now_ns)
         for place in serving:
             executor = place.executor
             if executor.wake_ns is None or executor.wake_ns > executor.due_ns:
