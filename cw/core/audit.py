@@ -47,6 +47,7 @@ def _waiting(books: Books, seen: dict[RequestId, Request]) -> None:
             count += 1
             held += not request.promised
     assert count == books.waiting_count, "the count of the waiting is wrong"
+    assert count - held == books.promised_waiting, "the count of the promised waiting is wrong"
     # What was promised is taken in whatever the bounds: its gateway's own bound holds for it.
     assert held <= books.settings.max_queue_total, "more are held than the bound allows"
     assert set(books.waiting) <= set(books.models), "a forgotten model has a queue"

@@ -242,6 +242,8 @@ class Books:
     waiting: dict[ModelId, ModelBooks] = attrs.field(factory=dict)
     """Models with somebody in their queue."""
     waiting_count: int = 0
+    promised_waiting: int = 0
+    """Those of them that were promised, and lost their place."""
     fresh: list[Request] = attrs.field(factory=list)
     """Planned in this step, perhaps still to be told of."""
     given_up: list[Request] = attrs.field(factory=list)
@@ -281,12 +283,14 @@ class Books:
                 place.executor.waiting[model_id] = place
         model.queue.add(request)
         self.waiting_count += 1
+        self.promised_waiting += request.promised
 
     def dequeue(self, request: Request) -> None:
         """Take a waiting request out of its model's queue."""
         model = request.model
         model.queue.remove(request)
         self.waiting_count -= 1
+        self.promised_waiting -= request.promised
         if not model.queue:
             model_id = model.spec.model_id
             del self.waiting[model_id]

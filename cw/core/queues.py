@@ -8,9 +8,6 @@ Knows nothing of executors. Neighbours: policies take batches from here; `schedu
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
-
-import attrs
 
 from cw.core.requests import Request
 
@@ -19,41 +16,30 @@ def _urgency(request: Request) -> tuple[int, int]:
     return request.due_ns, request.request_id
 
 
-@attrs.define(eq=False)
-class ModelQueue:
-    """The waiting requests of one model, most urgent first."""
+class ModelQueue(list[Request]):
+    """The waiting requests of one model, most urgent first.
 
-    _requests: list[Request] = attrs.field(factory=list)
+    A list to its readers; `add` and `remove` alone change it, and keep its order.
+    """
 
-    def __len__(self) -> int:
-        """Count the waiting."""
-        return len(self._requests)
-
-    def __iter__(self) -> Iterator[Request]:
-        """Go through the waiting, most urgent first."""
-        return iter(self._requests)
-
-    def __getitem__(self, index: int) -> Request:
-        """Look at one of the waiting; 0 is the most urgent."""
-        return self._requests[index]
+    __slots__ = ()
 
     def add(self, request: Request) -> None:
         """Enter a request in its place by deadline."""
-        requests = self._requests
-        if not requests or _urgency(requests[-1]) < _urgency(request):
-            requests.append(request)
+        if not self or _urgency(self[-1]) < _urgency(request):
+            self.append(request)
         else:
-            insort(requests, request, key=_urgency)
+            insort(self, request, key=_urgency)
 
     def remove(self, request: Request) -> None:
         """Take a request out; it must be there."""
-        index = bisect_left(self._requests, _urgency(request), key=_urgency)
-        assert self._requests[index] is request
-        del self._requests[index]
+        index = 0 if self[0] is request else bisect_left(self, _urgency(request), key=_urgency)
+        assert self[index] is request
+        del self[index]
 
     def first(self, count: int) -> list[Request]:
         """Look at the most urgent `count`."""
-        return self._requests[:count]
+        return self[:count]
 
     def largest_fit(self, costs_ns: list[int], start_ns: int, *, skip: int = 0) -> int:
         """Say how many, from position `skip` on, can ride in one batch that starts at `start_ns`.
@@ -65,10 +51,10 @@ class ModelQueue:
             start_ns: When the batch would start.
             skip: So many of the most urgent are left out.
         """
-        count = min(len(self._requests) - skip, len(costs_ns) - 1)
+        count = min(len(self) - skip, len(costs_ns) - 1)
         if count <= 0:
             return 0
-        room_ns = self._requests[skip].due_ns - start_ns
+        room_ns = self[skip].due_ns - start_ns
         while count and costs_ns[count] > room_ns:
             count -= 1
         return count

@@ -8,9 +8,11 @@ may touch:
   the device time that it needs in its model's densest batch, so that no model is favoured for being
   cheap.
 - *Floor.* Device time is shared out between tenants by their weights, and a tenant's between its
-  models that are asked for. Whoever asks for no more than its share is *owed* what it asks for.
-  Whoever asks for more is owed `fair_share` of its share. What is owed comes before what is worth
-  more; the rest goes to what is worth most. A flood is refused to the flooder.
+  models that are asked for. A tenant is *owed* what it asks for up to its share, so a flood is
+  refused to the flooder; what is owed comes before what is only worth more, and what nobody is owed
+  goes to what is worth most. Of a tenant's own models, one that gets less than `fair_share` of its
+  share is *starved*, and comes before the others. Nothing else is held back between them: what one
+  of them leaves unused serves the others.
 
 A share is counted in nanoseconds of device time per nanosecond, over all executors. What is asked
 for is the recent rate of arrivals times the cost of a request in the batches that such a rate fills
@@ -32,19 +34,19 @@ from cw.errors import ConfigError
 from cw.messages import ModelId, TenantId
 from cw.units import MS, SECOND
 
-ASKED_DECAY_NS: Final = 1 * SECOND
-"""Arrivals count 1/e in what is asked for after this long."""
+ASKED_DECAY_NS: Final = 3 * SECOND
+"""Arrivals count 1/e in what is asked for after this long: 30 requests/s are known to 7 % then."""
+AGE_MIN_NS: Final = 100 * MS
+"""An account is taken to be at least so old: one request at once is not a thousand a second."""
 USED_DECAY_NS: Final = 500 * MS
 """Likewise of the device time that was used."""
 OWED_TOLERANCE: Final = 1.2
-"""Who asks for up to this much of its share is owed all of it: what is asked for is an estimate,
-and at 30 requests/s its standard deviation is a sixth."""
+"""A tenant that asks for up to this much of its share is owed all of it: what is asked for is an
+estimate, and one that swings costs its tenant most."""
 SWEEP_NS: Final = 200 * MS
 """How often all accounts are gone through: those who ask no more leave their share to others."""
 IDLE_ARRIVALS: Final = 0.01
-"""An account with fewer decayed arrivals is closed: nobody asked for five seconds."""
-OWED_WORTH: Final = 1e6
-"""What is owed is worth so many times as much as what is not: above any two models' ratio."""
+"""An account with fewer decayed arrivals is closed: nobody asked for a quarter of a minute."""
 
 
 @attrs.define(eq=False)
@@ -54,6 +56,7 @@ class Account:
     model: ModelBooks
     tenant_id: TenantId
     weight: float
+    opened_ns: int
     unit_ns: float = 0.0
     """Device time of one request, in batches that fill at the present rate."""
     unit_known_ns: int = 0
@@ -64,8 +67,13 @@ class Account:
 
     def asked(self, now_ns: int) -> float:
         """What is asked for lately, in ns of device time per ns."""
+        return self.arrivals_per_ns(now_ns) * self.unit_ns
+
+    def arrivals_per_ns(self, now_ns: int) -> float:
+        """How often it is asked for lately; as often as so far, if that is not long."""
         decay = math.exp((self.arrived_ns - now_ns) / ASKED_DECAY_NS)
-        return self.arrivals * decay / ASKED_DECAY_NS * self.unit_ns
+        age = max(now_ns - self.opened_ns, AGE_MIN_NS) / ASKED_DECAY_NS
+        return self.arrivals * decay / (ASKED_DECAY_NS * (1.0 - math.exp(-age)))
 
     def got(self, now_ns: int) -> float:
         """What was used lately, in the same unit."""
@@ -78,13 +86,17 @@ class Shares:
 
     books: Books
     reserved: float = 0.0
-    """What those ask for who are owed all of it, as a share of the whole cluster."""
+    """What tenants ask for who are owed all of it, as a share of the cluster; 0 of a lone one."""
     _weights: dict[str, float] = attrs.field(init=False)
     _accounts: dict[tuple[TenantId, ModelId], Account] = attrs.field(factory=dict)
     _model_weights: dict[TenantId, float] = attrs.field(factory=dict)
     """By tenant that asks: the sum of the weights of the models that it asks for."""
     _tenant_weights: float = 0.0
     """The sum over these tenants."""
+    _tenant_used: dict[TenantId, tuple[float, int]] = attrs.field(factory=dict)
+    """By tenant: its decayed device time (ns), and as of when."""
+    _excessive: set[TenantId] = attrs.field(factory=set)
+    """Those who asked for more than their share at the last sweep."""
     _swept_ns: int = 0
 
     def __attrs_post_init__(self) -> None:
@@ -98,12 +110,12 @@ class Shares:
         if now_ns - self._swept_ns > SWEEP_NS:
             self._sweep(now_ns)
         key = request.tenant_id, request.model.spec.model_id
-        account = self._accounts.get(key) or self._open(request)
+        account = self._accounts.get(key) or self._open(request, now_ns)
         decay = math.exp((account.arrived_ns - now_ns) / ASKED_DECAY_NS)
         account.arrivals = 1.0 + account.arrivals * decay
         account.arrived_ns = now_ns
         if now_ns - account.unit_known_ns > SWEEP_NS:
-            account.unit_ns = _unit_ns(account, request)
+            account.unit_ns = _unit_ns(account, request, now_ns)
             account.unit_known_ns = now_ns
 
     def used(self, place: Place, requests: list[Request], cost_ns: int, now_ns: int) -> None:
@@ -115,16 +127,28 @@ class Shares:
                 decay = math.exp((account.used_ns - now_ns) / USED_DECAY_NS)
                 account.used = each_ns + account.used * decay
                 account.used_ns = now_ns
+                if self._excessive:
+                    used, at_ns = self._tenant_used.get(request.tenant_id, (0.0, now_ns))
+                    used = each_ns + used * math.exp((at_ns - now_ns) / USED_DECAY_NS)
+                    self._tenant_used[request.tenant_id] = used, now_ns
 
     def is_owed(self, request: Request, now_ns: int) -> bool:
-        """Say whether a request's tenant and model get less than what they are owed."""
+        """Say whether a request's tenant has not got its share, or asks for no more than that."""
+        tenant_id = request.tenant_id
+        if tenant_id not in self._excessive:
+            return True
+        used, at_ns = self._tenant_used.get(tenant_id, (0.0, now_ns))
+        got = used * math.exp((at_ns - now_ns) / USED_DECAY_NS) / USED_DECAY_NS
+        return got * self._tenant_weights < len(self.books.executors) * self._tenant_weight(
+            tenant_id
+        )
+
+    def is_starved(self, request: Request, now_ns: int) -> bool:
+        """Say whether a model gets less than `fair_share` of its part of its tenant's share."""
         account = self._accounts.get((request.tenant_id, request.model.spec.model_id))
         if account is None:
-            return True
-        share = self._share(account)
-        if account.asked(now_ns) <= OWED_TOLERANCE * share:
-            return True
-        return account.got(now_ns) < self.books.settings.fair_share * share
+            return False
+        return account.got(now_ns) < self.books.settings.fair_share * self._share(account)
 
     def value(self, place: Place, request: Request) -> float:
         """Say what one request is worth, by the objective alone."""
@@ -135,9 +159,9 @@ class Shares:
             weight *= place.costs.density_ns(place.executor.pipe.overhead_ns)
         return weight
 
-    def _open(self, request: Request) -> Account:
+    def _open(self, request: Request, now_ns: int) -> Account:
         weight = self._weights.get(request.model.spec.name, 1.0)
-        account = Account(request.model, request.tenant_id, weight)
+        account = Account(request.model, request.tenant_id, weight, now_ns)
         self._accounts[request.tenant_id, request.model.spec.model_id] = account
         if request.tenant_id not in self._model_weights:
             self._model_weights[request.tenant_id] = 0.0
@@ -166,21 +190,27 @@ class Shares:
             known = self._model_weights.get(account.tenant_id, 0.0)
             self._model_weights[account.tenant_id] = known + account.weight
         self._tenant_weights = sum(map(self._tenant_weight, self._model_weights))
-        reserved = 0.0
+        asked = dict.fromkeys(self._model_weights, 0.0)
         for account in self._accounts.values():
-            asked = account.asked(now_ns)
-            if asked <= OWED_TOLERANCE * self._share(account):
-                reserved += asked
-        self.reserved = min(1.0, reserved / max(1, len(self.books.executors)))
+            asked[account.tenant_id] += account.asked(now_ns)
+        executors = max(1, len(self.books.executors))
+        allowed = OWED_TOLERANCE * executors / max(self._tenant_weights, 1e-9)
+        self._excessive = {
+            tenant_id
+            for tenant_id, share in asked.items()
+            if share > allowed * self._tenant_weight(tenant_id) and len(asked) > 1
+        }
+        within = sum(asked[tenant_id] for tenant_id in asked.keys() - self._excessive)
+        self.reserved = min(1.0, within / executors) if self._excessive else 0.0
 
 
-def _unit_ns(account: Account, request: Request) -> float:
+def _unit_ns(account: Account, request: Request, now_ns: int) -> float:
     """Say what a request costs in the batches that fill within its SLO at the present rate."""
     place = next(iter(account.model.serving or account.model.places.values()), None)
     if place is None:
         return 0.0
     slo_ns = request.deadline_ns - request.arrival_ns
-    together = max(1.0, 0.9 * slo_ns * account.arrivals / ASKED_DECAY_NS)
+    together = max(1.0, 0.9 * slo_ns * account.arrivals_per_ns(now_ns))
     overhead_ns, by_count = place.executor.pipe.overhead_ns, place.costs.by_count
     sizes = [size for size in place.costs.batch_sizes if size <= together]
     return min((by_count[size] + overhead_ns) / size for size in sizes)

@@ -27,13 +27,16 @@ from cw.core.policies.opening import Opening
 from cw.core.policies.selection import Candidate
 from cw.core.requests import Request, RequestState
 from cw.core.residency import Residency
-from cw.core.shares import OWED_WORTH, Shares
+from cw.core.shares import Shares
 from cw.messages import Refusal
 
 SLACK_RATIO: Final = 0.75
 """How much of the time between a request's predicted end and its deadline the promise keeps for
 others that are planned later. The rest makes the promised finish worth knowing; 1 would gain
 0.5-1 % of goodput at overload, and 0.5 lose as much again."""
+STARVED_WORTH: Final = 1e4
+"""A starved model's requests are worth so many times as much: above any two models' ratio, and
+below what is owed to another tenant."""
 SHORT_RATIO: Final = 0.25
 """A model whose most urgent request has waited for this share of its SLO is short of executors."""
 
@@ -119,6 +122,8 @@ class DefaultPolicy:
 
     def reconsider(self, executor: ExecutorBooks, *, now_ns: int) -> None:
         """Find places for the promised that have none, and plan behind LOADs that are under way."""
+        if self.hold_ratio >= 1.0 and not self.books.promised_waiting:
+            return
         for place in list(executor.waiting.values()):
             queue = place.model.queue
             while queue and queue[0].promised:
@@ -137,12 +142,20 @@ class DefaultPolicy:
         if not executor.plan.batches and not executor.waiting:
             return None
 
-        def worth(place: Place, request: Request) -> float:
+        def worth(place: Place, request: Request) -> tuple[float, bool]:
             value = self.shares.value(place, request)
-            return value * OWED_WORTH if self.shares.is_owed(request, now_ns) else value
+            if self.shares.is_starved(request, now_ns):
+                value *= STARVED_WORTH
+            return value, self.shares.is_owed(request, now_ns)
 
         allowance_ns = self.books.allowance_ns
-        chosen = selection.select(executor, worth, allowance_ns=allowance_ns, now_ns=now_ns)
+        chosen = selection.select(
+            executor,
+            worth,
+            reserved=self.shares.reserved,
+            allowance_ns=allowance_ns,
+            now_ns=now_ns,
+        )
         if chosen is None:
             return None
         if chosen.batch is not None:

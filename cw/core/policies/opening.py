@@ -110,7 +110,7 @@ class Opening:
         fit, count = found
         executor = fit.place.executor
         fullness = self.fullness(executor, head, fit.expected_cost_ns, now_ns)
-        if fullness <= FREE_RATIO:
+        if fullness <= FREE_RATIO or self.shares.is_starved(head, now_ns):
             return found
         worth = self.shares.value(fit.place, head) * _evenly(fit.place, count)
         if worth < executor.price * executor.best_worth:

@@ -16,7 +16,9 @@ would hold it down to a size at which nobody else is served. Those left out wait
 batch of one could still save them.
 
 Of the set, the batch with the least to gain by waiting goes first, if those before it can spare the
-time: a full one gains nothing, a thin one may still grow.
+time: a full one gains nothing, a thin one may still grow. A batch that nobody is owed goes before
+one that is owed only if that can spare the time even when as much more comes as is reserved: what
+is spent on a flood is missing when its victims' next requests arrive.
 
 Neighbours: `default.py` asks, `plan.py` knows the promised, `shares.py` says what is worth most.
 
@@ -24,6 +26,7 @@ Source: Moore (1968) for the rule; design/0011 for what each part gains.
 """
 
 import heapq
+import math
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Final
@@ -41,8 +44,13 @@ CANDIDATES_MAX: Final = 64
 DROP_GAIN: Final = 1.15
 """By how much denser a batch must be for its most urgent to be left out."""
 
-Worth = Callable[[Place, Request], float]
-"""What one request of a place is worth, all of the same head's kind; in requests, not in time."""
+Worth = Callable[[Place, Request], tuple[float, bool]]
+"""What one request like the given one is worth at a place, and whether it is owed device time."""
+OWED_WORTH: Final = 1e9
+"""What is owed is worth so many times as much as what is not: above any other ratio."""
+
+
+NO_LIMIT_NS: Final = 1 << 62
 
 
 @attrs.define(eq=False)
@@ -56,21 +64,23 @@ class Candidate:
     """Bound on how long it holds the lane."""
     share_ns: int
     """How long it probably does, less what other replicas take over."""
-    worth: float
-    """Per ns of lane time."""
+    must: bool
+    """It was promised."""
     batch: PlannedBatch | None = None
     """None: it is made of the queue's requests from `skip` on."""
     skip: int = 0
     kept: bool = True
 
     @property
-    def must(self) -> bool:
-        """Whether it was promised."""
-        return self.batch is not None or self.place.model.queue[self.skip].promised
+    def head(self) -> Request:
+        """The most urgent of its requests."""
+        if self.batch is not None:
+            return self.batch.requests[0]
+        return self.place.model.queue[self.skip]
 
 
 def select(
-    executor: ExecutorBooks, worth: Worth, *, allowance_ns: int, now_ns: int
+    executor: ExecutorBooks, worth: Worth, *, reserved: float, allowance_ns: int, now_ns: int
 ) -> Candidate | None:
     """Choose what runs next; None if nothing can start now.
 
@@ -80,22 +90,27 @@ def select(
     Args:
         executor: Whose lane is soon free.
         worth: What one request is worth.
+        reserved: Which share of the lane is asked for by those who are owed all that they ask for.
         allowance_ns: Held requests are due so long before their deadlines, or earlier.
         now_ns: Cluster time.
     """
     start_ns = executor.start_ns(now_ns)
     candidates, late = _promised(executor, start_ns)
     if not executor.quiescing:
-        candidates += _all_held(executor, worth, start_ns, allowance_ns)
+        candidates += _all_held(executor, start_ns, allowance_ns)
     candidates.sort(key=_by_due)
-    executor.pressed = _leave_out(candidates, start_ns)
-    kept = [each for each in candidates if each.kept]
-    if kept:
-        return _first_to_run(executor, kept, start_ns, now_ns)
-    densest = max(candidates, key=lambda each: each.worth, default=None)
-    if densest is not None and start_ns + densest.cost_ns <= densest.due_ns:
-        return densest
-    return late
+    executor.pressed = not _all_in_time(candidates, start_ns)
+    if executor.pressed:
+        densities = [_density(each, worth) for each in candidates]
+        _leave_out(candidates, densities, start_ns)
+        kept = [each for each in candidates if each.kept]
+        if not kept:
+            return _densest(candidates, densities, start_ns) or late
+        candidates = kept
+    if not candidates:
+        return late
+    left_ns = _left_for_others(candidates, worth, reserved, start_ns) if reserved else NO_LIMIT_NS
+    return _first_to_run(executor, candidates, worth, left_ns, start_ns, now_ns)
 
 
 def _by_due(candidate: Candidate) -> tuple[int, int]:
@@ -119,7 +134,7 @@ def _promised(executor: ExecutorBooks, start_ns: int) -> tuple[list[Candidate], 
             count,
             cost_ns,
             costs.typical_by_count[count] + overhead_ns,
-            float("inf"),
+            True,
             batch,
         )
         if start_ns + cost_ns > batch.due_ns and start_ns + cost_ns > batch.deadline_ns:
@@ -129,50 +144,71 @@ def _promised(executor: ExecutorBooks, start_ns: int) -> tuple[list[Candidate], 
     return candidates, late
 
 
-def _all_held(
-    executor: ExecutorBooks, worth: Worth, start_ns: int, allowance_ns: int
-) -> list[Candidate]:
+def _all_held(executor: ExecutorBooks, start_ns: int, allowance_ns: int) -> list[Candidate]:
     candidates = []
+    from_ns = start_ns + executor.pipe.overhead_ns
     for looked_at, place in enumerate(executor.waiting.values()):
         if looked_at >= CANDIDATES_MAX:
             break
         if place.warm_ns > start_ns:
             continue
-        candidate = _held(place, worth, start_ns, allowance_ns)
+        candidate = _held(place, from_ns, allowance_ns)
         if candidate is not None:
             candidates.append(candidate)
     return candidates
 
 
-def _held(place: Place, worth: Worth, start_ns: int, allowance_ns: int) -> Candidate | None:
-    executor, queue, costs = place.executor, place.model.queue, place.costs
-    overhead_ns, by_count = executor.pipe.overhead_ns, costs.by_count
+def _held(place: Place, from_ns: int, allowance_ns: int) -> Candidate | None:
+    """Make the best batch of those who wait at a place, if it ran from `from_ns` on."""
+    queue, costs = place.model.queue, place.costs
+    by_count, head, count, skip = costs.by_count, queue[0], len(queue), 0
     # Delivery may be seen to take longer since the dues were noted: as if all started later.
-    head = queue[0]
     slip_ns = 0 if head.promised else max(0, head.due_ns + allowance_ns - head.deadline_ns)
-    from_ns = start_ns + overhead_ns + slip_ns
-    skip = 0
-    first_due_ns = from_ns + by_count[1]
-    if head.due_ns < first_due_ns and not head.promised:
-        skip = _first_due(queue, first_due_ns)
-        if skip == len(queue):
-            return None
-    count = queue.largest_fit(by_count, from_ns, skip=skip)
-    if queue[skip].promised:
-        count = max(1, count)
-    else:
-        waiting = len(queue) - skip
-        if count and costs.size_for[count] != count:
-            count = _without_padding(place, skip, count, from_ns)
-        if count < min(waiting, costs.largest):
-            skip, count = _without_oldest(place, skip, count, from_ns)
+    from_ns += slip_ns
+    simple = (
+        count <= costs.largest
+        and costs.size_for[count] == count
+        and from_ns + by_count[count] <= head.due_ns
+    )
+    if not simple:  # not all who wait ride in one full batch
+        skip, count = _best_part(place, from_ns)
         if not count:
             return None
-    cost_ns = by_count[count] + overhead_ns
-    share_ns = (costs.typical_by_count[count] + overhead_ns) // len(place.model.serving)
-    due_ns = queue[skip].due_ns - slip_ns
-    value = worth(place, queue[skip]) * count / cost_ns
-    return Candidate(place, due_ns, count, cost_ns, share_ns, value, None, skip)
+        head = queue[skip]
+    overhead_ns = place.executor.pipe.overhead_ns
+    return Candidate(
+        place,
+        head.due_ns - slip_ns,
+        count,
+        by_count[count] + overhead_ns,
+        (costs.typical_by_count[count] + overhead_ns) // len(place.model.serving),
+        head.promised,
+        None,
+        skip,
+    )
+
+
+def _best_part(place: Place, from_ns: int) -> tuple[int, int]:
+    """Choose who rides: how many of the most urgent are left out, and how many ride then.
+
+    Returns:
+        Both; the latter is 0 if nobody can be in time.
+    """
+    queue, costs = place.model.queue, place.costs
+    by_count, skip = costs.by_count, 0
+    if queue[0].promised:
+        return 0, max(1, queue.largest_fit(by_count, from_ns))
+    first_due_ns = from_ns + by_count[1]
+    if queue[0].due_ns < first_due_ns:
+        skip = _first_due(queue, first_due_ns)
+        if skip == len(queue):
+            return 0, 0
+    count = queue.largest_fit(by_count, from_ns, skip=skip)
+    if count and costs.size_for[count] != count:
+        count = _without_padding(place, skip, count, from_ns)
+    if count < min(len(queue) - skip, costs.largest):
+        skip, count = _without_oldest(place, skip, count, from_ns)
+    return skip, count
 
 
 def _first_due(queue: ModelQueue, due_ns: int) -> int:
@@ -218,41 +254,86 @@ def _without_oldest(place: Place, skip: int, count: int, from_ns: int) -> tuple[
 # --- what is kept, and what goes first ------------------------------------------------------------
 
 
-def _leave_out(candidates: list[Candidate], start_ns: int) -> bool:
-    """Apply Moore and Hodgson's rule to candidates in due order; say whether time was short."""
-    end_ns, optional, pressed = start_ns, list[tuple[float, int]](), False
+def _all_in_time(candidates: list[Candidate], start_ns: int) -> bool:
+    """Say whether all candidates, in due order one after the other, are in time."""
+    end_ns = start_ns
+    for candidate in candidates:
+        if end_ns + candidate.cost_ns > candidate.due_ns:
+            return False
+        end_ns += candidate.share_ns
+    return True
+
+
+def _density(candidate: Candidate, worth: Worth) -> float:
+    """Say what a candidate is worth per ns of lane time."""
+    if candidate.must:
+        return math.inf
+    each, owed = worth(candidate.place, candidate.head)
+    return (each * OWED_WORTH if owed else each) * candidate.count / candidate.cost_ns
+
+
+def _leave_out(candidates: list[Candidate], densities: list[float], start_ns: int) -> None:
+    """Apply Moore and Hodgson's rule to candidates in due order."""
+    end_ns, optional = start_ns, list[tuple[float, int]]()
     for index, candidate in enumerate(candidates):
         end_ns += candidate.share_ns
         if not candidate.must:
-            heapq.heappush(optional, (candidate.worth, index))
+            heapq.heappush(optional, (densities[index], index))
         while optional and end_ns - candidate.share_ns + candidate.cost_ns > candidate.due_ns:
             left_out = candidates[heapq.heappop(optional)[1]]
-            left_out.kept, pressed = False, True
+            left_out.kept = False
             end_ns -= left_out.share_ns
             if left_out is candidate:
                 break
-    return pressed
+
+
+def _densest(
+    candidates: list[Candidate], densities: list[float], start_ns: int
+) -> Candidate | None:
+    """Give the densest of candidates of which none can be kept, if it is in time by itself."""
+    if not candidates:
+        return None
+    densest = candidates[max(range(len(candidates)), key=densities.__getitem__)]
+    return densest if start_ns + densest.cost_ns <= densest.due_ns else None
 
 
 def _first_to_run(
-    executor: ExecutorBooks, kept: list[Candidate], start_ns: int, now_ns: int
+    executor: ExecutorBooks,
+    kept: list[Candidate],
+    worth: Worth,
+    left_ns: int,
+    start_ns: int,
+    now_ns: int,
 ) -> Candidate | None:
     best: Candidate | None = None
-    least_gain, spare_ns, end_ns = 0, 1 << 62, start_ns
+    least_gain, spare_ns, end_ns = 0, NO_LIMIT_NS, start_ns
     for candidate in kept:
-        end_ns += candidate.share_ns
-        in_time = start_ns + candidate.cost_ns <= candidate.due_ns
-        may = candidate is kept[0] or (candidate.cost_ns <= spare_ns and in_time)
+        cost_ns = candidate.cost_ns
+        slack_ns = candidate.due_ns - start_ns - cost_ns
+        may = candidate is kept[0] or (cost_ns <= spare_ns and slack_ns >= 0)
+        if cost_ns > left_ns and not candidate.must:
+            may = may and worth(candidate.place, candidate.head)[1]
         if may and _is_harmless(executor, candidate, start_ns, now_ns):
-            gain = _gain(candidate, candidate.due_ns - start_ns - candidate.cost_ns)
+            gain = _gain(candidate, slack_ns)
             if best is None or gain < least_gain:
                 best, least_gain = candidate, gain
             if gain == 0:
                 break
+        end_ns += candidate.share_ns
         spare_ns = min(spare_ns, candidate.due_ns - end_ns)
         if spare_ns <= 0:
             break
     return best
+
+
+def _left_for_others(kept: list[Candidate], worth: Worth, reserved: float, start_ns: int) -> int:
+    """Say how long a batch may take that is not owed and runs before those that are."""
+    left_ns, end_ns = NO_LIMIT_NS, start_ns
+    for candidate in kept:
+        if candidate.must or worth(candidate.place, candidate.head)[1]:
+            end_ns += candidate.share_ns
+            left_ns = min(left_ns, candidate.due_ns - end_ns)
+    return left_ns if left_ns == NO_LIMIT_NS else int((1.0 - reserved) * left_ns)
 
 
 def _is_harmless(executor: ExecutorBooks, candidate: Candidate, start_ns: int, now_ns: int) -> bool:
