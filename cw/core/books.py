@@ -9,7 +9,7 @@ Neighbours: `scheduler.py` keeps them, policies read and plan in them.
 import enum
 import math
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -32,6 +32,9 @@ from cw.messages import (
     RequestId,
 )
 from cw.units import MS
+
+if TYPE_CHECKING:
+    from cw.core.policies.selection import Candidate
 
 RATE_DECAY_NS: Final = 200 * MS
 """Arrivals count 1/e in a model's rate after this long: a few SLOs, so that bursts are seen."""
@@ -130,6 +133,9 @@ class Place:
     growing_until_ns: int = 0
     """Until when newcomers will join the batches that are planned here, as the last walk found."""
 
+    offer: "Candidate | None" = None
+    """The best batch of those who wait, as `policies/selection.py` found it; None once the queue or
+    the replicas have changed."""
     serves: bool = False
     """It is in `ModelBooks.serving`."""
 
@@ -147,6 +153,8 @@ class Place:
         if ready and not self.serves:
             self.serves = True
             self.model.serving.append(self)
+            for place in self.model.serving:
+                place.offer = None
             if self.model.queue:
                 self.executor.waiting[self.model.spec.model_id] = self
 
@@ -155,6 +163,8 @@ class Place:
         if self.serves:
             self.serves = False
             self.model.serving.remove(self)
+            for place in self.model.serving:
+                place.offer = None
             self.executor.waiting.pop(self.model.spec.model_id, None)
 
     @property
@@ -281,6 +291,8 @@ class Books:
             self.waiting[model_id] = model
             for place in model.serving:
                 place.executor.waiting[model_id] = place
+        for place in model.serving:
+            place.offer = None
         model.queue.add(request)
         self.waiting_count += 1
         self.promised_waiting += request.promised
@@ -288,6 +300,8 @@ class Books:
     def dequeue(self, request: Request) -> None:
         """Take a waiting request out of its model's queue."""
         model = request.model
+        for place in model.serving:
+            place.offer = None
         model.queue.remove(request)
         self.waiting_count -= 1
         self.promised_waiting -= request.promised

@@ -45,6 +45,8 @@ OWED_TOLERANCE: Final = 1.2
 estimate, and one that swings costs its tenant most."""
 SWEEP_NS: Final = 200 * MS
 """How often all accounts are gone through: those who ask no more leave their share to others."""
+STARVED_LOOK_NS: Final = 5 * MS
+"""How often it is looked whether an account is starved: against `USED_DECAY_NS`, often enough."""
 IDLE_ARRIVALS: Final = 0.01
 """An account with fewer decayed arrivals is closed: nobody asked for a quarter of a minute."""
 
@@ -64,6 +66,8 @@ class Account:
     arrived_ns: int = 0
     used: float = 0.0
     used_ns: int = 0
+    starved: bool = False
+    starved_known_ns: int = 0
 
     def asked(self, now_ns: int) -> float:
         """What is asked for lately, in ns of device time per ns."""
@@ -148,13 +152,18 @@ class Shares:
         account = self._accounts.get((request.tenant_id, request.model.spec.model_id))
         if account is None:
             return False
-        return account.got(now_ns) < self.books.settings.fair_share * self._share(account)
+        if now_ns - account.starved_known_ns > STARVED_LOOK_NS:
+            account.starved_known_ns = now_ns
+            least = self.books.settings.fair_share * self._share(account)
+            account.starved = account.got(now_ns) < least
+        return account.starved
 
     def value(self, place: Place, request: Request) -> float:
         """Say what one request is worth, by the objective alone."""
-        weight = self._weights.get(place.model.spec.name, 1.0)
+        weight = 1.0
         if self._weights:
-            weight *= self._weights.get(f"tenant:{request.tenant_id}", 1.0)
+            weight = self._weights.get(place.model.spec.name, 1.0)
+            weight *= self._tenant_weight(request.tenant_id)
         if self.books.settings.objective == "gpu_time":
             weight *= place.costs.density_ns(place.executor.pipe.overhead_ns)
         return weight

@@ -69,6 +69,10 @@ class Candidate:
     batch: PlannedBatch | None = None
     """None: it is made of the queue's requests from `skip` on."""
     skip: int = 0
+    latest_ns: int = 0
+    """Until when it is the best of those who wait, if nobody comes or goes; 0: only at once."""
+    allowance_ns: int = 0
+    """What `due_ns` was made with."""
     kept: bool = True
 
     @property
@@ -146,15 +150,26 @@ def _promised(executor: ExecutorBooks, start_ns: int) -> tuple[list[Candidate], 
 
 def _all_held(executor: ExecutorBooks, start_ns: int, allowance_ns: int) -> list[Candidate]:
     candidates = []
-    from_ns = start_ns + executor.pipe.overhead_ns
+    overhead_ns = executor.pipe.overhead_ns
+    from_ns = start_ns + overhead_ns
     for looked_at, place in enumerate(executor.waiting.values()):
         if looked_at >= CANDIDATES_MAX:
             break
         if place.warm_ns > start_ns:
             continue
-        candidate = _held(place, from_ns, allowance_ns)
-        if candidate is not None:
-            candidates.append(candidate)
+        # Most of what waits is as it was at the last look.
+        offer = place.offer
+        if (
+            offer is None
+            or offer.latest_ns < from_ns
+            or offer.allowance_ns != allowance_ns
+            or offer.cost_ns != place.costs.by_count[offer.count] + overhead_ns
+        ):
+            offer = _held(place, from_ns, allowance_ns)
+            place.offer = offer
+        if offer is not None:
+            offer.kept = True
+            candidates.append(offer)
     return candidates
 
 
@@ -175,16 +190,18 @@ def _held(place: Place, from_ns: int, allowance_ns: int) -> Candidate | None:
         if not count:
             return None
         head = queue[skip]
-    overhead_ns = place.executor.pipe.overhead_ns
+    overhead_ns, due_ns = place.executor.pipe.overhead_ns, head.due_ns - slip_ns
     return Candidate(
         place,
-        head.due_ns - slip_ns,
+        due_ns,
         count,
         by_count[count] + overhead_ns,
         (costs.typical_by_count[count] + overhead_ns) // len(place.model.serving),
         head.promised,
         None,
         skip,
+        due_ns - by_count[count] if simple else 0,
+        allowance_ns,
     )
 
 
