@@ -50,20 +50,20 @@ class SchedulerSettings:
     """Bound on that raise, so that a stalled pipe does not freeze the plan."""
     hold_ratio: float = 1.0
     """A request neither promised nor refused at arrival is decided within this share of its SLO. At
-    0 everything is decided at arrival; at 1 nothing is promised before it is sent to a device, and
-    what is refused is refused when it is past hope: the most goodput, and the latest refusals
-    (docs/simulation.md shows the price of early ones)."""
+    0 everything is decided at arrival; at 1 a request is promised when it is sent to a device, and
+    refused as soon as it is past hope, but not before: that serves most and breaks fewest promises
+    (docs/simulation.md has the price of earlier words)."""
     objective: str = "requests"
     """What counts when not all can be served: ``requests``, each as one; or ``gpu_time``, each as
     the device time that it needs in its model's densest batch."""
     weights: str = ""
     """By how much more some count, and what share of the devices they own, as
     ``model-a=2,tenant:3=0.5``; whoever is not named weighs 1."""
-    fair_share: float = 0.5
-    """Whoever asks for no more than its share of device time (by weight, tenants first, then each
-    tenant's models) comes before all others. Whoever asks for more does so up to this part of its
-    share; the rest goes by the objective. 0 lets the costliest models starve under overload, 1
-    shares out strictly, at the price of goodput."""
+    fair_share: float = 0.33
+    """A tenant that has not got its share of device time (by weight) comes before all others; of
+    its own models, those that get less than this part of an equal share (by weight) do. The rest
+    goes by the objective. 0 lets the costliest models starve under overload, 1 shares out strictly,
+    at the price of goodput (docs/simulation.md has figures)."""
     profile_window: int = 200
     """Durations remembered per (program, batch size, device); Clockwork's 10 forget too fast."""
     profile_quantile: float = 0.99
