@@ -257,7 +257,8 @@ def _without_oldest(place: Place, skip: int, count: int, from_ns: int) -> tuple[
             return skip, count  # the rest can follow in time: nobody need be left out
     best = skip, count
     density = count / by_count[count] if count else 0.0
-    least = DROP_GAIN * density
+    # One model alone gives nobody else's batch a chance: all it can win is density.
+    least = density if len(place.executor.waiting) == 1 else DROP_GAIN * density
     for size in costs.batch_sizes:
         if size <= count:
             continue
