@@ -67,6 +67,9 @@ class DefaultPolicy:
         """Promise what fits and is worth it, refuse what is hopeless, hold the rest."""
         model, due_ns = request.model, self._due_ns(request)
         self.shares.arrived(request, now_ns)
+        if self.hold_ratio == 1.0 and 0 < len(model.serving) < len(model.places):
+            # Not so where batches are opened early: they would scatter, and stay thin.
+            placement.note_spare_pages(self.books, model, now_ns)
         # Those who wait already come before this one.
         if not model.queue and self.hold_ratio < 1.0:
             joined = self.opening.join(model, request, due_ns, now_ns)
@@ -320,8 +323,6 @@ class DefaultPolicy:
         head = model.queue[0]
         if now_ns - head.arrival_ns > SHORT_RATIO * (head.deadline_ns - head.arrival_ns):
             placement.note_shortage(self.books, model, now_ns)
-        elif len(serving) < len(model.places):
-            placement.note_spare_pages(self.books, model, now_ns)
         for place in serving:
             executor = place.executor
             if executor.wake_ns is None or executor.wake_ns > executor.due_ns:
