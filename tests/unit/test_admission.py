@@ -10,6 +10,9 @@ from cw.units import MS
 from tests.unit.scheduler_world import World, descriptor, spec
 
 
+EARLY = SchedulerSettings(hold_ratio=0.25)
+
+
 def ready(**changes):
     world = World(**{"models": 1, "noise": 0.0, **changes})
     world.register()
@@ -47,7 +50,7 @@ def test_what_no_device_could_do_is_refused_with_the_time_it_takes():
 
 def test_behind_a_full_plan_the_refusal_says_so():
     """Overload is not the caller's mistake: it may go elsewhere, or ask later."""
-    world = ready()
+    world = ready(settings=EARLY)
     refusals = []
     for number in range(200):
         decisions = ask(world, 30, number=number)
@@ -65,7 +68,8 @@ def test_behind_a_full_plan_the_refusal_says_so():
 
 def test_cold_weights_count_with_their_load():
     """A promise that forgets the LOAD is broken before it is made."""
-    world = ready(image_bytes=123_000_000, pages=8, models=2)  # one fits; a LOAD takes 10 ms
+    # One of both fits; a LOAD takes 10 ms.
+    world = ready(settings=EARLY, image_bytes=123_000_000, pages=8, models=2)
     cold = next(
         each for each in world.specs if not world.scheduler.books.models[each.model_id].serving
     )
@@ -127,8 +131,7 @@ def test_queues_are_bounded(policy):
 
 def test_a_held_request_is_decided_within_its_share_of_the_slo():
     """A refusal late in the SLO leaves the caller no time to go elsewhere."""
-    world = ready(durations_ms={1: 4.7, 2: 5.8, 4: 6.4, 8: 7.7}, models=4)
-    world.commands.clear()
+    world = ready(settings=EARLY, models=4)
     decided = {}
     original = world.decide
 

@@ -3,12 +3,14 @@
 import pytest
 
 from cw import messages as m
+from cw.config import SchedulerSettings
 from cw.core.commands import AnnounceModel, DropExecutor, SendCancel
 from cw.core.events import ExecutorLost, GatewayLost, ModelRemoved, TimerFired
 from cw.errors import UnknownModel
 from tests.unit.scheduler_desk import Desk, of, sole
 
 FIRST = m.ExecutorId(1)
+EARLY = SchedulerSettings(hold_ratio=0.25)
 
 
 # --- failures -------------------------------------------------------------------------------------
@@ -43,7 +45,7 @@ def test_a_lost_executors_work_is_abandoned_where_no_time_is_left():
 
 def test_planned_work_of_a_lost_executor_keeps_its_attempt():
     """No try was made of it yet, so none is counted."""
-    desk = Desk(executors=2)
+    desk = Desk(executors=2, settings=EARLY)
     promised = [sole(desk.ask(80)[1], (m.Promise, m.Assign)) for _ in range(20)]
     lost = desk.scheduler.books.executors[FIRST]
     planned = [each for batch in lost.plan.batches for each in batch.requests]
@@ -194,7 +196,7 @@ def test_late_is_explained_by_the_result_that_comes_after():
 
 def test_a_removed_model_finishes_what_it_promised_and_then_is_forgotten():
     """Removing a model is no reason to break a promise."""
-    desk = Desk()
+    desk = Desk(settings=EARLY)
     described, commands = desk.ask(80)
     waiting, _ = desk.ask(80)
     model_id = described.model_id
