@@ -5,6 +5,7 @@ from cw.config import SchedulerSettings
 from cw.core.books import Books, ExecutorBooks, ModelBooks, Place, Stage
 from cw.core.pages import PageBooks
 from cw.core.plan import PlannedBatch
+from cw.core.policies.selection import select
 from cw.core.profile import Profiles
 from cw.core.requests import Request, RequestState
 from cw.core.residency import Residency
@@ -16,6 +17,8 @@ COSTS_MS = {1: 4, 2: 5, 4: 7, 8: 10}
 """Batches pay: 0.25, 0.4, 0.57 and 0.8 requests per ms."""
 ALLOWANCE_NS = 1 * MS
 """The margin of the settings, which is what is aimed at before each deadline."""
+OWED = 2
+"""The tenant that is owed device time, where one is."""
 
 
 class Bench:
@@ -101,3 +104,19 @@ class Bench:
         """Have so many requests per ms expected of a model."""
         for _ in range(round(per_ms * 200)):  # what counts are the last 200 ms
             self.models[index].rate.count(now_ns=0)
+
+
+def chosen(bench, *, worth_of=(), reserved=0.0, now_ms=0.0, allowance_ns=ALLOWANCE_NS):
+    """Choose; `worth_of` gives a request's worth by its model, 1 where it gives none."""
+
+    def worth(place, request):
+        each = dict(enumerate(worth_of)).get(bench.models.index(place.model), 1.0)
+        return each, request.tenant_id == OWED
+
+    return select(
+        bench.executor,
+        worth,
+        reserved=reserved,
+        allowance_ns=allowance_ns,
+        now_ns=int(now_ms * MS),
+    )
