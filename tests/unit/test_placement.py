@@ -353,3 +353,35 @@ def test_of_many_missed_only_some_are_looked_at(full, monkeypatch):
     assert placement.next_load(books, executor, now_ns=100 * SECOND) is None
     assert list(executor.missed) == [places[3].model.model_id]
     assert placement.next_load(books, executor, now_ns=100 * SECOND) is places[3]
+
+
+def warm_places(world, number):
+    """Count the executors that hold a model's weights."""
+    model = world.scheduler.books.models[world.specs[number].model_id]
+    return sum(place.residency is Residency.WARM for place in model.places.values())
+
+
+def test_idle_pages_take_replicas():
+    """A lane without a model's weights can't be chosen for it, however idle it is."""
+    world = World(models=2, executors=3, pages=16)
+    world.register()
+    world.offer(100, 1, 60 * MS)
+
+    assert warm_places(world, 1) == 3
+    assert world.outcomes.broken_promises == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shared": True},  # a LOAD would take lane time from somebody
+        {"settings": SchedulerSettings(hold_ratio=0.25)},  # early batches would scatter
+    ],
+)
+def test_replicas_that_cost_something_are_not_for_idle_pages(changes):
+    """What nobody needs must cost nobody anything."""
+    world = World(**{"models": 2, "executors": 3, "pages": 16, **changes})
+    world.register()
+    world.offer(20, 1, 60 * MS)
+
+    assert warm_places(world, 1) == 1
