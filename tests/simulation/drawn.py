@@ -2,10 +2,12 @@
 
 import random
 
+from cw.core.policies import POLICIES
+
 WORLDS_PER_SEED = 100
 
-# Those that tests/simulation hold to every invariant.
-POLICIES = ("default", "clockwork")
+# Every second world is of the policy that is there to be used.
+_POLICIES = [name for other in POLICIES if other != "default" for name in ("default", other)]
 
 
 def world_text(number: int) -> str:
@@ -19,7 +21,7 @@ def world_text(number: int) -> str:
     profile, full_rps = rng.choice([("cpu-resnet18", 900), ("v100", 700), ("fixed-2ms", 400)])
     models = rng.choice([1, 2, 5, 12])
     words = [
-        f"--policy {POLICIES[number % len(POLICIES)]} --seed {number} --profile {profile}",
+        f"--policy {_POLICIES[number % len(_POLICIES)]} --seed {number} --profile {profile}",
         f"--executors {executors} --gateways {rng.choice([1, 2])} --models {models}",
         f"--rate {round(full_rps * executors * rng.choice([0.1, 0.4, 0.8, 1.5]))}",
         f"--slo {rng.choice([10, 25, 50, 100, 400])}ms --seconds 0.5",
@@ -29,8 +31,12 @@ def world_text(number: int) -> str:
     ]
     if rng.random() < 0.4:
         words.append(f"--pages {rng.choice([8, 15, 40])}")
+    if rng.random() < 0.6:
+        words.append(f"--set hold_ratio={rng.choice([0.0, 0.05, 0.25, 0.5, 1.0])}")
     if rng.random() < 0.3:
-        words.append(f"--set hold_ratio={rng.choice([0.0, 0.1, 0.75])}")
+        words.append("--set objective=gpu_time")
+    if rng.random() < 0.3:
+        words.append(f"--set fair_share={rng.choice([0.0, 0.9])}")
     if rng.random() < 0.2:
         words.append(f"--delay {rng.choice([1, 3])}ms --jitter {rng.choice([0, 0.5])}ms")
     if rng.random() < 0.2:

@@ -151,6 +151,15 @@ def test_what_a_disturbance_touches_is_not_judged_and_what_comes_after_is():
         checker.finish()
 
 
+def test_what_nobody_can_know_yet_is_not_judged():
+    """A flood is one only once it was seen to be: the first windows are for learning."""
+    checker = shares(attrs.evolve(TWO_TENANTS, learning_ns=500 * MS))
+    ask(checker, 100, every_ms=10, kept=0)
+    ask(checker, 100, every_ms=10, kept=0, first=100)
+    with pytest.raises(InvariantBroken, match="window from 1000000000"):
+        checker.finish()
+
+
 def test_after_a_loss_nothing_is_judged():
     """Shares of a cluster that shrank are smaller by as much as nobody here can know."""
     checker = shares()

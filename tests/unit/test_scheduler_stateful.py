@@ -1,6 +1,6 @@
 """The scheduler against any order of events: its books always hold, each request ends once."""
 
-from typing import assert_never
+from typing import ClassVar, assert_never
 
 import hypothesis.strategies as st
 from hypothesis import settings
@@ -27,6 +27,7 @@ from cw.core.events import (
     RequestArrived,
     TimerFired,
 )
+from cw.core.policies import POLICIES
 from cw.core.scheduler import Scheduler
 from cw.units import MS, SECOND
 from tests.unit.scheduler_world import descriptor, device, spec
@@ -38,18 +39,19 @@ MODELS = [spec(index, sizes=(1, 2, 4), program=f"program-{index % 2}") for index
 class AnyOrder(RuleBasedStateMachine):
     """Feeds whatever may happen, in whatever order, and keeps what the gateways know."""
 
-    policy = "default"
+    chosen: ClassVar = {}
+    """The settings that differ."""
     executors = Bundle("executors")
 
     def __init__(self):
         super().__init__()
         self.scheduler = Scheduler(
             SchedulerSettings(
-                policy=self.policy,
                 probes_warm_up=0,
                 probes_measured=1,
                 max_queue_per_model=5,
                 max_queue_total=8,
+                **self.chosen,
             ),
             epoch=m.Epoch(3),
             ticket_seed=1,
@@ -371,13 +373,26 @@ class AnyOrder(RuleBasedStateMachine):
         assert tally.requests == tally.ended == self.arrived
 
 
-class AnyOrderClockwork(AnyOrder):
-    """The same, for the reference policy."""
+def any_order(examples, **chosen):
+    """Make the test of one way to schedule."""
+    name = "_".join(map(str, chosen.values()))
+    case = type(f"AnyOrder_{name}", (AnyOrder,), {"chosen": chosen}).TestCase
+    case.settings = settings(max_examples=examples, stateful_step_count=60)
+    return case
 
-    policy = "clockwork"
+
+TestDefault = any_order(150)
+TestDefaultEarly = any_order(150, hold_ratio=0.25, weights="tenant:1=3", objective="gpu_time")
+TestDefaultAtArrival = any_order(60, hold_ratio=0.0)
+TestClockwork = any_order(60, policy="clockwork")
+TestSymphony = any_order(60, policy="symphony")
+TestShepherd = any_order(60, policy="shepherd")
+TestNexus = any_order(60, policy="nexus")
+TestFcfs = any_order(60, policy="fcfs")
 
 
-TestDefault = AnyOrder.TestCase
-TestDefault.settings = settings(max_examples=300, stateful_step_count=60)
-TestClockwork = AnyOrderClockwork.TestCase
-TestClockwork.settings = settings(max_examples=100, stateful_step_count=60)
+def test_every_policy_is_put_to_the_test():
+    """A new one must not be forgotten here."""
+    tested = {"default"} | {name.removeprefix("Test").lower() for name in globals()}
+
+    assert set(POLICIES) <= tested

@@ -64,6 +64,9 @@ class ShareRule:
     """The longest batch of any model, and what messages and margins take."""
     at_least: float = 0.99
     window_ns: int = 1 * SECOND
+    learning_ns: int = 0
+    """Windows that begin within this time of the first request are not judged: nobody can know yet
+    who asks for how much."""
 
     def speed(self, tenant: int, executors: int) -> Fraction:
         """Say how fast a tenant's own machine is, in executors."""
@@ -126,12 +129,17 @@ class SharesHonoured(Checker):
         self._windows: Final[dict[RequestId, _Window]] = {}
         """Of the open requests."""
         self._void_until_ns = -1
+        self._begun = False
         self._over = False
 
     def arrived(self, record: RequestRecord) -> None:
         """See `Checker`."""
         if self._over:
             return
+        if not self._begun and self._rule.learning_ns:
+            learnt_ns = record.arrival_ns + self._rule.learning_ns
+            self._void_until_ns = max(self._void_until_ns, learnt_ns)
+        self._begun = True
         tenant = self._tenants[record.model]
         machine, cost_ns = self._machines[tenant], self._costs_ns[record.model]
         self._judge(tenant, before_ns=record.arrival_ns)
