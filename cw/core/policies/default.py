@@ -56,7 +56,7 @@ class DefaultPolicy:
         """Say until when a request may stay undecided: its hold, or while there is hope."""
         slo_ns = request.deadline_ns - request.arrival_ns
         until_ns = request.arrival_ns + int(self.hold_ratio * slo_ns)
-        place = next(iter(request.model.serving), None)
+        place = next(iter(request.model.serving or request.model.places.values()), None)
         if place is not None:
             pipe = place.executor.pipe
             alone_ns = pipe.delay_ns + pipe.overhead_ns + place.costs.by_count[1]
