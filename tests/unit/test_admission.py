@@ -9,7 +9,6 @@ from cw.core.events import ExecutorLost, ModelAdded, ModelRemoved, RequestArrive
 from cw.units import MS
 from tests.unit.scheduler_world import World, descriptor, spec
 
-
 EARLY = SchedulerSettings(hold_ratio=0.25)
 
 
