@@ -1,7 +1,7 @@
 """Membership: models and executors coming and going while requests flow.
 
-The concept: nothing that is promised is lost by a coming or going. A removed model takes nothing
-new, finishes what it promised and only then is forgotten, at the executors as well. What a lost
+The concept: nothing that was asked for is lost by a coming or going. A removed model takes nothing
+new, answers what was asked before and only then is forgotten, at the executors as well. What a lost
 executor had promised finds other places, most urgent first.
 
 Neighbours: `scheduler.py` maps events to these steps; `registration.py` brings models up.
@@ -18,7 +18,7 @@ from cw.core.pages import PageBooks
 from cw.core.registration import Registrar
 from cw.core.results import Results
 from cw.core.timeline import PipeDelay
-from cw.messages import ModelId, ModelState, Refusal, RefusalReason
+from cw.messages import ModelId, ModelState
 
 
 @attrs.define(eq=False)
@@ -55,7 +55,7 @@ class Membership:
             self.registrar.judge(model)
 
     def remove_model(self, model_id: ModelId, now_ns: int) -> None:
-        """Refuse the held, take nothing new, and forget it once the promised have ended."""
+        """Take nothing new, and forget it once those who asked before have their answers."""
         self._returning.pop(model_id, None)
         model = self.books.models.get(model_id)
         if model is None or model.removed:
@@ -64,13 +64,6 @@ class Membership:
         if model.state is ModelState.READY:
             model.state = ModelState.REGISTERING  # which is what it will be if it returns
             self.dispatcher.commands.append(AnnounceModel(model_id=model_id, ready=False))
-        for request in [each for each in model.queue if not each.promised]:
-            self.books.dequeue(request)
-            refusal = Refusal(
-                reason=RefusalReason.NOT_READY,
-                message=f"model {model.spec.name} was removed while the request waited",
-            )
-            self.lifecycle.refuse_at_arrival(request, refusal, now_ns)
         self.forget_if_done(model)
 
     def forget_if_done(self, model: ModelBooks) -> None:
