@@ -133,6 +133,8 @@ class Place:
     growing_until_ns: int = 0
     """Until when newcomers will join the batches that are planned here, as the last walk found."""
 
+    unused: bool = False
+    """Nothing has run here since its weights were loaded."""
     offer: "Candidate | None" = None
     """The best batch of those who wait, as `policies/selection.py` found it; None once the queue or
     the replicas have changed."""

@@ -70,6 +70,7 @@ class Dispatcher:
     def infer(self, batch: PlannedBatch, now_ns: int) -> None:
         """Send a batch and tell its gateways; its requests are PLANNED and in no plan any more."""
         place, riders = batch.place, batch.requests
+        place.unused = False
         executor, count = place.executor, len(riders)
         device_ns = batch.costs.by_count[count]
         busy_ns = device_ns + executor.pipe.overhead_ns
@@ -190,7 +191,10 @@ class Dispatcher:
         if victims is None:
             return False
         for model_id in victims:
+            victim = executor.places[model_id].model
             self.unload(executor, model_id)
+            if victim.queue and not victim.serving:
+                placement.note_shortage(self.books, victim, now_ns)  # they wait for weights again
         executor.pages.claim(spec.model_id, spec.pages)
         executor.eviction.add(spec.model_id, place.model.popularity.key)
         load_ns = self.books.profiles.load_ns(executor.device, spec.image_bytes)
@@ -202,7 +206,7 @@ class Dispatcher:
         )
         work = Work(place, device_ns=load_ns)
         committed = self._commit(executor, executor.load, action, load_ns, work, now_ns)
-        place.residency, place.warm_ns = Residency.LOADING, committed.end_ns
+        place.residency, place.warm_ns, place.unused = Residency.LOADING, committed.end_ns, True
         place.serve_if_ready()
         return True
 

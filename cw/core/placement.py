@@ -217,6 +217,8 @@ def choose_victims(books: Books, place: Place) -> list[ModelId] | None:
         other = executor.places[model_id]
         if other is place or other.in_use or other.stage is Stage.PROBING:
             return None
+        if other.unused and other.model.queue:
+            return None  # else models that wait push each other out, and nobody is served
         if other.residency is not Residency.WARM:
             return None
         key = other.model.popularity.key
