@@ -38,9 +38,9 @@ The proof
    memory of a short one (`BoundMeter`).
 
 The least time that messages take is cut off each interval (`BoundMeter`): nothing can be run sooner
-or told later. LOADs, pages, jitter and the order inside a lane are ignored, so the bound is loose where they
-bind. A request that is served partly at the edge counts partly, so it is looser by about SLO/length
-for short traces.
+or told later. LOADs, pages, jitter and the order inside a lane are ignored, so the bound is loose
+where they bind. A request that is served partly at the edge counts partly, so it is looser by about
+SLO/length for short traces.
 
 Source: Edmonds (1970) for the greedy; intervals and costs as in design/0005.
 """

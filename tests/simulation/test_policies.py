@@ -38,3 +38,14 @@ def test_without_noise_nothing_promised_is_late(policy, seed):
     broken = [one for one in world.journal.requests.values() if one.end is End.BROKEN]
 
     assert not broken
+
+
+@pytest.mark.parametrize("hold_ratio", [0.05, 0.25, 1.0])
+def test_the_death_of_an_executor_breaks_no_promise_of_the_others(hold_ratio, seed):
+    """Those who lost their place find another only where that costs no other promise its own."""
+    world = run(
+        f"--seed {seed} --profile v100 --executors 3 --models 12 --rate 2400 --seconds 2 "
+        f"--slo 50ms --set hold_ratio={hold_ratio} --faults die@1s:on=1:for=1s"
+    )
+
+    check_sums(make_report(world.scenario, world.journal))

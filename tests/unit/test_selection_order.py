@@ -5,6 +5,7 @@ Costs, where nothing else is said, are `COSTS_MS`: 4, 5, 7, 10 ms for batches of
 
 from cw.core.policies.selection import CANDIDATES_MAX
 from cw.core.residency import Residency
+from cw.units import MS
 from tests.unit.policy_bench import COSTS_MS, OWED, Bench, chosen
 
 LONE_MS = {1: 4}
@@ -225,3 +226,63 @@ def test_where_nobody_is_owed_nothing_is_held_back():
     bench.wait(10)
 
     assert chosen(bench, reserved=0.9).place is bench.place(0)
+
+
+def test_a_promised_batch_that_is_late_already_gives_way():
+    """One broken promise must not break the next, nor refuse who could be served."""
+    bench = Bench(LONE_MS, LONE_MS)
+    bench.promise(2, index=0)
+    bench.wait(6, index=1)
+
+    assert chosen(bench).place is bench.place(1)
+
+
+def test_what_may_not_run_yet_does_not_hold_up_a_promise():
+    """The held one would make the promise late; to let it go first by waiting would do so, too."""
+    bench = Bench(LONE_MS, {1: 8.3}, executors=2)
+    bench.wait(10, index=0)
+    batch = bench.promise(10.5, index=1)
+
+    assert chosen(bench).batch is batch
+
+
+def test_a_reserve_lets_no_lane_idle():
+    """What the flood may not have, those who are owed may: also where it is due before them."""
+    bench = Bench({1: 8}, LONE_MS)
+    bench.wait(10, index=0)
+    bench.wait(20, index=1, tenant=OWED)
+
+    assert chosen(bench, reserved=0.6).place is bench.place(1)
+
+
+def test_who_lost_its_place_does_not_take_anothers():
+    """It may be lost already; the promise behind it is not, and would be 1 ms late."""
+    bench = Bench(LONE_MS, LONE_MS)
+    bench.wait(5, index=0, promised=True)
+    batch = bench.promise(7, index=1)
+
+    assert chosen(bench).batch is batch
+    batch.due_ns = 8 * MS
+    bench.executor.plan.changed()
+    assert chosen(bench).place is bench.place(0)
+
+
+def test_a_promise_that_may_meet_its_deadline_is_not_given_up():
+    """Its weights come in 1 ms, and then it ends past its due time by 0.5: not 3 ms more."""
+    bench = Bench(LONE_MS, LONE_MS)
+    bench.promise(4.5, index=0).release_ns = 1 * MS
+    bench.promise(20, index=1)
+
+    assert chosen(bench) is None
+
+
+def test_nothing_goes_before_those_who_have_no_time_to_spare():
+    """4 and 36 ms fill the 40 that both have: the full batch behind them waits."""
+    bench = Bench(COSTS_MS, {1: 36, 8: 37}, LONE_MS)
+    bench.expect(1, index=0)
+    bench.expect(1, index=1)
+    bench.wait(40, index=0)
+    bench.wait(40, index=1)
+    bench.wait(50, index=2)
+
+    assert chosen(bench).place is not bench.place(2)

@@ -77,9 +77,7 @@ class Candidate:
 
     @property
     def head(self) -> Request:
-        """The most urgent of its requests."""
-        if self.batch is not None:
-            return self.batch.requests[0]
+        """The most urgent of its requests, of a held batch."""
         return self.place.model.queue[self.skip]
 
 
@@ -107,14 +105,11 @@ def select(
     if executor.pressed:
         densities = [_density(each, worth) for each in candidates]
         _leave_out(candidates, densities, start_ns)
-        kept = [each for each in candidates if each.kept]
-        if not kept:
-            return _densest(candidates, densities, start_ns) or late
-        candidates = kept
+        candidates = [each for each in candidates if each.kept]
     if not candidates:
         return late
     left_ns = _left_for_others(candidates, worth, reserved, start_ns) if reserved else NO_LIMIT_NS
-    return _first_to_run(executor, candidates, worth, left_ns, start_ns, now_ns)
+    return _first_to_run(executor, candidates, worth, left_ns, start_ns, now_ns) or late
 
 
 def _by_due(candidate: Candidate) -> tuple[int, int]:
@@ -305,16 +300,6 @@ def _leave_out(candidates: list[Candidate], densities: list[float], start_ns: in
                 break
 
 
-def _densest(
-    candidates: list[Candidate], densities: list[float], start_ns: int
-) -> Candidate | None:
-    """Give the densest of candidates of which none can be kept, if it is in time by itself."""
-    if not candidates:
-        return None
-    densest = candidates[max(range(len(candidates)), key=densities.__getitem__)]
-    return densest if start_ns + densest.cost_ns <= densest.due_ns else None
-
-
 def _first_to_run(
     executor: ExecutorBooks,
     kept: list[Candidate],
@@ -328,10 +313,12 @@ def _first_to_run(
     for candidate in kept:
         cost_ns = candidate.cost_ns
         slack_ns = candidate.due_ns - start_ns - cost_ns
-        may = candidate is kept[0] or (cost_ns <= spare_ns and slack_ns >= 0)
-        if cost_ns > left_ns and not candidate.must:
-            may = may and worth(candidate.place, candidate.head)[1]
-        if may and _is_harmless(executor, candidate, start_ns, now_ns):
+        if spare_ns == NO_LIMIT_NS or (cost_ns <= spare_ns and slack_ns >= 0):
+            barred = cost_ns > left_ns and not candidate.must
+            if (barred and not worth(candidate.place, candidate.head)[1]) or not _is_harmless(
+                executor, candidate, start_ns, now_ns
+            ):
+                continue  # what may not run now holds up nobody, or the lane would idle
             gain = _gain(candidate, slack_ns)
             if best is None or gain < least_gain:
                 best, least_gain = candidate, gain
@@ -358,14 +345,17 @@ def _is_harmless(executor: ExecutorBooks, candidate: Candidate, start_ns: int, n
     """Say whether every promise still holds, by the bounds, if this one runs first."""
     plan, overhead_ns, cost_ns = executor.plan, executor.pipe.overhead_ns, candidate.cost_ns
     if candidate.batch is None:
-        if candidate.must or not plan.batches:
+        if not plan.batches or plan.least_spare_ns(start_ns + cost_ns, overhead_ns, now_ns) >= 0:
             return True
-        return plan.least_spare_ns(start_ns + cost_ns, overhead_ns, now_ns) >= 0
-    plan.walk(start_ns, overhead_ns, now_ns)
-    for batch, finish_ns in zip(plan.batches, plan.finishes, strict=True):
+        delayed = plan.finishes
+        plan.walk(start_ns, overhead_ns, now_ns)
+    else:
+        plan.walk(start_ns, overhead_ns, now_ns)
+        delayed = [finish_ns + cost_ns for finish_ns in plan.finishes]
+    for batch, finish_ns, late_ns in zip(plan.batches, plan.finishes, delayed, strict=True):
         if batch is candidate.batch:
             break
-        if finish_ns + cost_ns > batch.due_ns >= finish_ns:
+        if late_ns > max(batch.due_ns, finish_ns) and finish_ns <= batch.deadline_ns:
             return False
     return True
 
