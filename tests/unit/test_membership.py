@@ -1,25 +1,25 @@
-"""Membership: nothing promised is lost by a coming or going, and nothing held is left hanging."""
+"""Membership: nothing asked for is lost by a coming or going."""
 
 from cw import messages as m
 from cw.core.events import ExecutorJoined, ExecutorLost, ModelAdded, ModelRemoved
 from cw.units import MS, SECOND
-from tests.unit.scheduler_desk import Desk, of
+from tests.unit.scheduler_desk import Desk
 from tests.unit.scheduler_world import World, device
 
 
-def test_who_is_held_for_a_removed_model_is_refused():
-    """Nobody will serve it any more: its caller should hear that at once, not at the deadline."""
-    desk = Desk(models=1, executors=1)
-    asked = [desk.ask(slo_ms=20.0)[0] for _ in range(40)]
-    (model,) = desk.scheduler.books.models.values()
-    held = {request.request_id for request in model.queue}
-    assert held
-    refused = of(desk.step(ModelRemoved(model_id=model.model_id)), m.Refuse)
+def test_who_asked_before_a_removal_is_served():
+    """A model is switched for its next version under load: nobody need notice."""
+    world = World(models=1)
+    world.register()
+    asked = [world.request(world.specs[0], 200 * MS) for _ in range(40)]
+    world.run_until(world.now_ns + MS)
+    world.feed(ModelRemoved(model_id=world.specs[0].model_id))
+    late = world.request(world.specs[0], 200 * MS)
+    world.run_until(world.now_ns + SECOND)
 
-    assert {each.request_id for each in refused} == held
-    assert {each.refusal.reason for each in refused} == {m.RefusalReason.NOT_READY}
-    assert len(held) < len(asked)  # those that were promised finish
-    assert model.model_id in desk.scheduler.books.models
+    assert world.outcomes.kept == len(asked)
+    assert late.request_id not in world.finished
+    assert not world.scheduler.books.models
 
 
 def test_an_executor_that_joins_twice_is_one_executor():
