@@ -72,20 +72,33 @@ def places_to_try(model: ModelBooks) -> list[Place]:
     return chosen + serving[: PLACES_LOOKED_AT - len(chosen)]
 
 
-def earliest_end_ns(books: Books, model: ModelBooks, now_ns: int) -> int | None:
+def earliest_end_ns(
+    books: Books, model: ModelBooks, now_ns: int, *, soon_enough_ns: int = 0
+) -> int | None:
     """Say when a lone request of this model could be done on a device; None if never.
 
     What is committed stands before it; what is only planned does not.
+
+    Args:
+        books: For what a LOAD takes.
+        model: Asked for.
+        now_ns: Cluster time.
+        soon_enough_ns: The first place that is done by then will do: no need to look for a better.
     """
-    ends = []
+    first_ns: int | None = None
     for place in places_to_try(model):
         executor = place.executor
         start_ns = executor.start_ns(now_ns)
         if place.residency is not Residency.WARM:
             start_ns = max(start_ns, place.warm_ns)
-        ends.append(start_ns + place.costs.by_count[1] + executor.pipe.overhead_ns)
-    if ends:
-        return min(ends)
+        end_ns = start_ns + place.costs.by_count[1] + executor.pipe.overhead_ns
+        if first_ns is None or end_ns < first_ns:
+            first_ns = end_ns
+            if end_ns <= soon_enough_ns:
+                break
+    if first_ns is not None:
+        return first_ns
+    ends = []
     for place in list(model.places.values())[:PLACES_LOOKED_AT]:
         if place.stage is Stage.READY:
             executor = place.executor
@@ -121,7 +134,7 @@ def hopeless(books: Books, request: Request, now_ns: int) -> Refusal | None:
         The refusal with the earliest finish, or None if there is hope.
     """
     model = request.model
-    end_ns = earliest_end_ns(books, model, now_ns)
+    end_ns = earliest_end_ns(books, model, now_ns, soon_enough_ns=request.due_ns)
     if end_ns is not None and end_ns <= request.due_ns:
         return None
     return refusal_for(books, request, end_ns, now_ns)

@@ -228,9 +228,14 @@ class ExecutorBooks:
 
     def start_ns(self, now_ns: int) -> int:
         """Predict when the next action that is sent to the INFER lane could start."""
-        self.pipe.refresh(now_ns=now_ns)
-        free_ns = self.infer.free_ns(now_ns=now_ns, return_ns=self.pipe.return_ns)
-        return max(free_ns, now_ns + self.pipe.delay_ns)
+        pipe, lane = self.pipe, self.infer  # asked some ten times per request: written for speed
+        if now_ns > pipe.stale_ns:
+            pipe.refresh(now_ns=now_ns)
+        free_ns = lane.ended_ns
+        if lane.outstanding:
+            free_ns = lane.free_ns(now_ns=now_ns, return_ns=pipe.return_ns)
+        ready_ns = now_ns + pipe.delay_ns
+        return max(free_ns, ready_ns)
 
     def load_start_ns(self, now_ns: int) -> int:
         """Predict when the next LOAD that is sent could start."""

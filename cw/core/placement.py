@@ -18,6 +18,7 @@ Knows nothing of how batches are planned. Neighbours: policies ask; `dispatch.py
 
 import math
 from bisect import bisect_left
+from itertools import islice
 from typing import Final
 
 from cw.core import admission
@@ -336,11 +337,13 @@ def backlog_ns(executor: ExecutorBooks, now_ns: int) -> int:
     executor.plan.walk(start_ns, executor.pipe.overhead_ns, now_ns)
     end_ns = executor.plan.finishes[-1] if executor.plan.finishes else start_ns
     held_ns = 0
-    for looked_at, place in enumerate(executor.waiting.values()):
-        if looked_at >= HELD_LOOKED_AT:
-            break
-        costs, count = place.costs, len(place.model.queue)
-        batches = -(-count // costs.largest)
-        in_each = -(-count // batches)
-        held_ns += batches * costs.typical_by_count[in_each] // len(place.model.serving)
+    for place in islice(executor.waiting.values(), HELD_LOOKED_AT):
+        costs, model = place.costs, place.model
+        count = len(model.queue)
+        if count <= costs.largest:  # nearly all
+            held_ns += costs.typical_by_count[count] // len(model.serving)
+        else:
+            batches = -(-count // costs.largest)
+            in_each = -(-count // batches)
+            held_ns += batches * costs.typical_by_count[in_each] // len(model.serving)
     return end_ns + held_ns - now_ns

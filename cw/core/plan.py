@@ -128,6 +128,9 @@ class ExecutorPlan:
         if start_ns == self._walked_from:
             return
         self._walked_from = start_ns
+        if not self.batches:
+            self.finishes, self.spare, self.expected_finishes, self.expected_spare = [], [], [], []
+            return
         certain, expected = Chain(start_ns), Chain(start_ns)
         finishes: list[int] = []
         expected_finishes: list[int] = []

@@ -196,7 +196,8 @@ class PipeDelay:
     _to_ready: DurationWindow = attrs.field(factory=_pipe_window)
     _back: DurationWindow = attrs.field(factory=_pipe_window)
     _overhead: DurationWindow = attrs.field(factory=_pipe_window)
-    _learnt_at_ns: int = 0
+    stale_ns: int = NEVER_NS
+    """After this, what was learnt is to be given up: see `refresh`."""
 
     def __attrs_post_init__(self) -> None:
         self._begin_anew()
@@ -209,8 +210,8 @@ class PipeDelay:
 
     def refresh(self, *, now_ns: int) -> None:
         """Give up what is stale; to be called before reading."""
-        if self._learnt_at_ns and now_ns - self._learnt_at_ns > PIPE_STALE_NS:
-            self._learnt_at_ns = 0
+        if now_ns > self.stale_ns:
+            self.stale_ns = NEVER_NS
             self._begin_anew()
 
     def learn_ready(self, *, sent_ns: int, ready_ns: int) -> None:
@@ -221,7 +222,7 @@ class PipeDelay:
 
     def learn_back(self, *, end_ns: int, now_ns: int) -> None:
         """Learn from a result that came at `now_ns`."""
-        self._learnt_at_ns = now_ns
+        self.stale_ns = now_ns + PIPE_STALE_NS
         if self._back.add(max(0, now_ns - end_ns)):
             self.return_ns = min(self.lead_max_ns, self._back.estimate_ns)
 

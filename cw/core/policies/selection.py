@@ -29,6 +29,8 @@ import heapq
 import math
 from bisect import bisect_left
 from collections.abc import Callable
+from itertools import islice
+from operator import attrgetter
 from typing import Final
 
 import attrs
@@ -51,6 +53,7 @@ OWED_WORTH: Final = 1e9
 
 
 NO_LIMIT_NS: Final = 1 << 62
+_ORDER: Final = attrgetter("order")
 
 
 @attrs.define(eq=False)
@@ -74,6 +77,11 @@ class Candidate:
     allowance_ns: int = 0
     """What `due_ns` was made with."""
     kept: bool = True
+    order: tuple[int, int] = attrs.field(init=False)
+    """By due time, and then always the same."""
+
+    def __attrs_post_init__(self) -> None:
+        self.order = self.due_ns, self.place.model.spec.model_id
 
     @property
     def head(self) -> Request:
@@ -100,20 +108,15 @@ def select(
     candidates, late = _promised(executor, start_ns)
     if not executor.quiescing:
         candidates += _all_held(executor, start_ns, allowance_ns)
-    candidates.sort(key=_by_due)
+    candidates.sort(key=_ORDER)
     executor.pressed = not _all_in_time(candidates, start_ns)
     if executor.pressed:
-        densities = [_density(each, worth) for each in candidates]
-        _leave_out(candidates, densities, start_ns)
+        _leave_out(candidates, [_density(each, worth) for each in candidates], start_ns)
         candidates = [each for each in candidates if each.kept]
     if not candidates:
         return late
     left_ns = _left_for_others(candidates, worth, reserved, start_ns) if reserved else NO_LIMIT_NS
     return _first_to_run(executor, candidates, worth, left_ns, start_ns, now_ns) or late
-
-
-def _by_due(candidate: Candidate) -> tuple[int, int]:
-    return candidate.due_ns, candidate.place.model.spec.model_id
 
 
 # --- what could run -------------------------------------------------------------------------------
@@ -147,9 +150,7 @@ def _all_held(executor: ExecutorBooks, start_ns: int, allowance_ns: int) -> list
     candidates = []
     overhead_ns = executor.pipe.overhead_ns
     from_ns = start_ns + overhead_ns
-    for looked_at, place in enumerate(executor.waiting.values()):
-        if looked_at >= CANDIDATES_MAX:
-            break
+    for place in islice(executor.waiting.values(), CANDIDATES_MAX):
         if place.warm_ns > start_ns:
             continue
         # Most of what waits is as it was at the last look.
