@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from cw.config import SchedulerSettings
+from cw.core.durations import DurationWindow
 from cw.core.pages import EvictionOrder, PageBooks, Popularity
 from cw.core.plan import ExecutorPlan, PlannedBatch
-from cw.core.profile import CostTable, DeviceKey, DurationWindow, Profiles, device_key
+from cw.core.profile import CostTable, DeviceKey, Profiles, device_key
 from cw.core.queues import ModelQueue
 from cw.core.requests import Request
 from cw.core.residency import Residency
@@ -87,6 +88,8 @@ class ModelBooks:
     """Its places that are READY and whose weights are, or will be, in pages."""
     turn: int = 0
     """Where the next look at `serving` begins, so that many replicas share the load."""
+    revision: int = 0
+    """Counts the changes of `queue` and `serving`, for those who remember what they found there."""
     popularity: Popularity = attrs.field(factory=Popularity)
     rate: ArrivalRate = attrs.field(factory=ArrivalRate)
     open: int = 0
@@ -136,8 +139,7 @@ class Place:
     unused: bool = False
     """Nothing has run here since its weights were loaded."""
     offer: "Candidate | None" = None
-    """The best batch of those who wait, as `policies/selection.py` found it; None once the queue or
-    the replicas have changed."""
+    """The best batch of those who wait, as `policies/selection.py` found it last."""
     serves: bool = False
     """It is in `ModelBooks.serving`."""
 
@@ -155,8 +157,7 @@ class Place:
         if ready and not self.serves:
             self.serves = True
             self.model.serving.append(self)
-            for place in self.model.serving:
-                place.offer = None
+            self.model.revision += 1
             if self.model.queue:
                 self.executor.waiting[self.model.spec.model_id] = self
 
@@ -165,8 +166,7 @@ class Place:
         if self.serves:
             self.serves = False
             self.model.serving.remove(self)
-            for place in self.model.serving:
-                place.offer = None
+            self.model.revision += 1
             self.executor.waiting.pop(self.model.spec.model_id, None)
 
     @property
@@ -254,6 +254,8 @@ class Books:
     requests: dict[RequestId, Request] = attrs.field(factory=dict)
     delivery: DurationWindow = attrs.field(factory=_delivery_window)
     """From an action's end to its answer, as gateways report it."""
+    allowance_ns: int = attrs.field(init=False)
+    """Aim so long before each deadline: the margin, or what delivery was seen to take."""
     delivered_at_ns: int = 0
     """When the last of these was learnt."""
     waiting: dict[ModelId, ModelBooks] = attrs.field(factory=dict)
@@ -274,21 +276,24 @@ class Books:
     cramped: dict[ModelId, ModelBooks] = attrs.field(factory=dict)
     """Models to be made known on one more executor: those that know them have no room."""
 
-    @property
-    def allowance_ns(self) -> int:
-        """Aim so long before each deadline: the margin, or what delivery was seen to take."""
+    def __attrs_post_init__(self) -> None:
+        self._aim()
+
+    def _aim(self) -> None:
         margin_ns = self.settings.margin_ns
-        return max(margin_ns, self.delivery.estimate_ns + margin_ns // 2)
+        self.allowance_ns = max(margin_ns, self.delivery.estimate_ns + margin_ns // 2)
 
     def learn_delivery(self, duration_ns: int, *, now_ns: int) -> None:
         """Learn how long after its action's end an answer was handed over."""
-        self.delivery.add(duration_ns)
+        if self.delivery.add(duration_ns):
+            self._aim()
         self.delivered_at_ns = now_ns
 
     def forget_stale_delivery(self, now_ns: int) -> None:
         """Give up what nothing has confirmed for long, as `PipeDelay.refresh` does."""
         if self.delivered_at_ns and now_ns - self.delivered_at_ns > PIPE_STALE_NS:
             self.delivery, self.delivered_at_ns = _delivery_window(), 0
+            self._aim()
 
     def enqueue(self, request: Request) -> None:
         """Let a request wait in its model's queue."""
@@ -298,8 +303,7 @@ class Books:
             self.waiting[model_id] = model
             for place in model.serving:
                 place.executor.waiting[model_id] = place
-        for place in model.serving:
-            place.offer = None
+        model.revision += 1
         model.queue.add(request)
         self.waiting_count += 1
         self.promised_waiting += request.promised
@@ -307,8 +311,7 @@ class Books:
     def dequeue(self, request: Request) -> None:
         """Take a waiting request out of its model's queue."""
         model = request.model
-        for place in model.serving:
-            place.offer = None
+        model.revision += 1
         model.queue.remove(request)
         self.waiting_count -= 1
         self.promised_waiting -= request.promised

@@ -25,6 +25,7 @@ from cw.core import admission
 from cw.core.books import Books, ExecutorBooks, ModelBooks, Place, Stage
 from cw.core.requests import Request
 from cw.core.residency import Residency
+from cw.core.timeline import NEVER_NS
 from cw.messages import ModelId
 from cw.units import MS
 
@@ -126,18 +127,22 @@ def _want_replica(books: Books, model: ModelBooks, now_ns: int) -> None:
     loading = sum(place.residency is Residency.LOADING for place in recent)
     if loading > len(model.serving) // LOADING_RATIO:
         return
-    others_ns = min(backlog_ns(each.executor, now_ns) for each in admission.places_to_try(model))
+    cold = [place for place in model.places.values() if _is_cold(place)]
+    could_grow = len(model.places) < len(books.executors)
+    # Where nobody else could take it, no more need be known than whether all of them are busy.
+    others_ns = NEVER_NS if cold else ROOMY_NS + 1 if could_grow else 0
+    for place in admission.places_to_try(model):
+        others_ns = min(others_ns, backlog_ns(place.executor, now_ns, enough_ns=others_ns))
     best: Place | None = None
     least_ns = int(BUSY_RATIO * others_ns)
-    cold = [place for place in model.places.values() if _is_cold(place)]
     for place in _in_turn(model, cold):
-        waits_ns = backlog_ns(place.executor, now_ns)
+        waits_ns = backlog_ns(place.executor, now_ns, enough_ns=least_ns)
         if waits_ns < least_ns:
             best, least_ns = place, waits_ns
     if best is not None:
         best.executor.short[model.model_id] = best
         books.dirty[best.executor.executor_id] = best.executor
-    elif others_ns > ROOMY_NS and len(model.places) < len(books.executors):
+    elif others_ns > ROOMY_NS and could_grow:
         books.cramped[model.model_id] = model
 
 
@@ -331,19 +336,27 @@ def _warm_ns(books: Books, place: Place, now_ns: int) -> int:
     return ready_ns + place.costs.by_count[1] + executor.pipe.overhead_ns
 
 
-def backlog_ns(executor: ExecutorBooks, now_ns: int) -> int:
-    """Say how long an executor has to do with what is promised and held, its part of it."""
+def backlog_ns(executor: ExecutorBooks, now_ns: int, *, enough_ns: int = NEVER_NS) -> int:
+    """Say how long an executor has to do with what is promised and held, its part of it.
+
+    Args:
+        executor: Whose lane.
+        now_ns: Cluster time.
+        enough_ns: So much is as good as more: what else is held need not be counted.
+    """
     start_ns = executor.start_ns(now_ns)
     executor.plan.walk(start_ns, executor.pipe.overhead_ns, now_ns)
     end_ns = executor.plan.finishes[-1] if executor.plan.finishes else start_ns
-    held_ns = 0
+    busy_ns = end_ns - now_ns
     for place in islice(executor.waiting.values(), HELD_LOOKED_AT):
         costs, model = place.costs, place.model
         count = len(model.queue)
         if count <= costs.largest:  # nearly all
-            held_ns += costs.typical_by_count[count] // len(model.serving)
+            busy_ns += costs.typical_by_count[count] // len(model.serving)
         else:
             batches = -(-count // costs.largest)
             in_each = -(-count // batches)
-            held_ns += batches * costs.typical_by_count[in_each] // len(model.serving)
-    return end_ns + held_ns - now_ns
+            busy_ns += batches * costs.typical_by_count[in_each] // len(model.serving)
+        if busy_ns >= enough_ns:
+            break
+    return busy_ns

@@ -34,7 +34,8 @@ import attrs
 from cw.core.books import Books, ExecutorBooks, ModelBooks, Place, Stage
 from cw.core.commands import AnnounceModel
 from cw.core.dispatch import Dispatcher
-from cw.core.profile import DurationWindow, own_ns
+from cw.core.durations import DurationWindow
+from cw.core.profile import own_ns
 from cw.core.residency import Residency
 from cw.core.spread import Spread
 from cw.messages import ActionResult, Infer, ModelState, Outcome, Prepare

@@ -25,6 +25,7 @@ from cw.messages import Attempt, GatewayId, RequestId, TenantId
 if TYPE_CHECKING:
     from cw.core.books import ModelBooks
     from cw.core.plan import PlannedBatch
+    from cw.core.shares import Account
     from cw.core.timeline import Committed
     from cw.core.work import Work
 
@@ -73,6 +74,8 @@ class Request:
     state: RequestState = RequestState.WAITING
     batch: "PlannedBatch | None" = None
     committed: "Committed[Work] | None" = None
+    account: "Account | None" = None
+    """What is counted of those who ask as it does: see `shares.py`."""
     ended_ns: int = 0
     """When its action ended, if it RAN."""
     predicted_ns: int = 0

@@ -68,6 +68,7 @@ class Account:
     used_ns: int = 0
     starved: bool = False
     starved_known_ns: int = 0
+    closed: bool = False
 
     def asked(self, now_ns: int) -> float:
         """What is asked for lately, in ns of device time per ns."""
@@ -91,6 +92,8 @@ class Shares:
     books: Books
     reserved: float = 0.0
     """What tenants ask for who are owed all of it, as a share of the cluster; 0 of a lone one."""
+    differ: bool = attrs.field(init=False)
+    """Whether some requests are worth more than others, by the objective."""
     _weights: dict[str, float] = attrs.field(init=False)
     _accounts: dict[tuple[TenantId, ModelId], Account] = attrs.field(factory=dict)
     _model_weights: dict[TenantId, float] = attrs.field(factory=dict)
@@ -99,7 +102,7 @@ class Shares:
     """The sum over these tenants."""
     _tenant_used: dict[TenantId, tuple[float, int]] = attrs.field(factory=dict)
     """By tenant: its decayed device time (ns), and as of when."""
-    _excessive: set[TenantId] = attrs.field(factory=set)
+    excessive: set[TenantId] = attrs.field(factory=set)
     """Those who asked for more than their share at the last sweep."""
     _swept_ns: int = 0
 
@@ -108,13 +111,14 @@ class Shares:
         objective = self.books.settings.objective
         if objective not in ("requests", "gpu_time"):
             raise ConfigError(f"unknown objective {objective!r}: choose 'requests' or 'gpu_time'")
+        self.differ = bool(self._weights) or objective == "gpu_time"
 
     def arrived(self, request: Request, now_ns: int) -> None:
         """Count what is asked for."""
         if now_ns - self._swept_ns > SWEEP_NS:
             self._sweep(now_ns)
         key = request.tenant_id, request.model.spec.model_id
-        account = self._accounts.get(key) or self._open(request, now_ns)
+        account = request.account = self._accounts.get(key) or self._open(request, now_ns)
         decay = math.exp((account.arrived_ns - now_ns) / ASKED_DECAY_NS)
         account.arrivals = 1.0 + account.arrivals * decay
         account.arrived_ns = now_ns
@@ -131,7 +135,7 @@ class Shares:
                 decay = math.exp((account.used_ns - now_ns) / USED_DECAY_NS)
                 account.used = each_ns + account.used * decay
                 account.used_ns = now_ns
-                if self._excessive:
+                if self.excessive:
                     used, at_ns = self._tenant_used.get(request.tenant_id, (0.0, now_ns))
                     used = each_ns + used * math.exp((at_ns - now_ns) / USED_DECAY_NS)
                     self._tenant_used[request.tenant_id] = used, now_ns
@@ -139,7 +143,7 @@ class Shares:
     def is_owed(self, request: Request, now_ns: int) -> bool:
         """Say whether a request's tenant has not got its share, or asks for no more than that."""
         tenant_id = request.tenant_id
-        if tenant_id not in self._excessive:
+        if tenant_id not in self.excessive:
             return True
         used, at_ns = self._tenant_used.get(tenant_id, (0.0, now_ns))
         got = used * math.exp((at_ns - now_ns) / USED_DECAY_NS) / USED_DECAY_NS
@@ -149,9 +153,11 @@ class Shares:
 
     def is_starved(self, request: Request, now_ns: int) -> bool:
         """Say whether a model gets less than `fair_share` of its part of its tenant's share."""
-        account = self._accounts.get((request.tenant_id, request.model.spec.model_id))
-        if account is None:
-            return False
+        account = request.account
+        if account is None or account.closed:
+            account = self._accounts.get((request.tenant_id, request.model.spec.model_id))
+            if account is None:
+                return False
         if now_ns - account.starved_known_ns > STARVED_LOOK_NS:
             account.starved_known_ns = now_ns
             least = self.books.settings.fair_share * self._share(account)
@@ -161,6 +167,8 @@ class Shares:
     def value(self, place: Place, request: Request) -> float:
         """Say what one request is worth, by the objective alone."""
         weight = 1.0
+        if not self.differ:
+            return weight
         if self._weights:
             weight = self._weights.get(place.model.spec.name, 1.0)
             weight *= self._tenant_weight(request.tenant_id)
@@ -192,6 +200,7 @@ class Shares:
         for key, account in list(self._accounts.items()):
             decay = math.exp((account.arrived_ns - now_ns) / ASKED_DECAY_NS)
             if account.arrivals * decay < IDLE_ARRIVALS:
+                account.closed = True
                 del self._accounts[key]
         # Anew from the accounts left, so that sums of floats cannot drift.
         self._model_weights.clear()
@@ -204,13 +213,13 @@ class Shares:
             asked[account.tenant_id] += account.asked(now_ns)
         executors = max(1, len(self.books.executors))
         allowed = OWED_TOLERANCE * executors / max(self._tenant_weights, 1e-9)
-        self._excessive = {
+        self.excessive = {
             tenant_id
             for tenant_id, share in asked.items()
             if share > allowed * self._tenant_weight(tenant_id) and len(asked) > 1
         }
-        within = sum(asked[tenant_id] for tenant_id in asked.keys() - self._excessive)
-        self.reserved = min(1.0, within / executors) if self._excessive else 0.0
+        within = sum(asked[tenant_id] for tenant_id in asked.keys() - self.excessive)
+        self.reserved = min(1.0, within / executors) if self.excessive else 0.0
 
 
 def _unit_ns(account: Account, request: Request, now_ns: int) -> float:

@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar
 
 import attrs
 
-from cw.core.profile import DurationWindow
+from cw.core.durations import DurationWindow
 from cw.messages import Action, ActionId
 from cw.units import MS, SECOND
 

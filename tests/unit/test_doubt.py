@@ -1,6 +1,6 @@
 """Doubt: what refuses is measured again, or a stall that is over would refuse for ever."""
 
-from cw.core.profile import FASTER_RUN, DurationWindow
+from cw.core.durations import FASTER_RUN, DurationWindow
 from cw.core.timeline import PIPE_STALE_NS, PipeDelay
 from cw.units import MS, SECOND
 from tests.unit.scheduler_world import CPU_MS, World

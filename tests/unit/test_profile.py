@@ -5,7 +5,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cw.core.profile import FASTER_RUN, DurationWindow, Profiles, device_key
+from cw.core.durations import FASTER_RUN, DurationWindow
+from cw.core.profile import Profiles, device_key
 from cw.units import MS
 from tests.unit.scheduler_world import device
 

@@ -145,11 +145,13 @@ class DefaultPolicy:
         if not executor.plan.batches and not executor.waiting:
             return None
 
+        shares = self.shares
+
         def worth(place: Place, request: Request) -> tuple[float, bool]:
-            value = self.shares.value(place, request)
-            if self.shares.is_starved(request, now_ns):
+            value = shares.value(place, request) if shares.differ else 1.0
+            if shares.is_starved(request, now_ns):
                 value *= STARVED_WORTH
-            return value, self.shares.is_owed(request, now_ns)
+            return value, not shares.excessive or shares.is_owed(request, now_ns)
 
         allowance_ns = self.books.allowance_ns
         chosen = selection.select(

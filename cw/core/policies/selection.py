@@ -10,7 +10,7 @@ worth least for its time, until none is. Two things are added to the rule:
 - *Replicas share*: a model that other executors serve, too, takes only its part of the time here,
   since the others will run the rest. Without this, many replicas each give up what another does.
 
-What a held batch is (`_held`): as many as can ride from the most urgent on; less, when what would
+What a held batch is (`_renew`): as many as can ride from the most urgent on; less, when what would
 be padding runs denser alone; or, when time is short, a larger batch without its most urgent, who
 would hold it down to a size at which nobody else is served. Those left out wait on, as long as a
 batch of one could still save them.
@@ -58,35 +58,35 @@ _ORDER: Final = attrgetter("order")
 
 @attrs.define(eq=False)
 class Candidate:
-    """A batch that could run next. Durations and instants in ns."""
+    """A batch that could run next. Durations and instants in ns.
+
+    A place has one for those who are held, which is renewed when it is out of date (`_renew`).
+    """
 
     place: Place
-    due_ns: int
-    count: int
-    cost_ns: int
+    head: Request
+    """The most urgent of its requests."""
+    due_ns: int = 0
+    count: int = 0
+    """Its requests; 0 if none of those who wait can be in time."""
+    cost_ns: int = 0
     """Bound on how long it holds the lane."""
-    share_ns: int
+    share_ns: int = 0
     """How long it probably does, less what other replicas take over."""
-    must: bool
+    must: bool = False
     """It was promised."""
     batch: PlannedBatch | None = None
     """None: it is made of the queue's requests from `skip` on."""
+    order: tuple[int, int] = (0, 0)
+    """By due time, and then always the same."""
     skip: int = 0
+    kept: bool = True
     latest_ns: int = 0
     """Until when it is the best of those who wait, if nobody comes or goes; 0: only at once."""
+    revision: int = 0
+    """Of the model, when it was renewed."""
     allowance_ns: int = 0
     """What `due_ns` was made with."""
-    kept: bool = True
-    order: tuple[int, int] = attrs.field(init=False)
-    """By due time, and then always the same."""
-
-    def __attrs_post_init__(self) -> None:
-        self.order = self.due_ns, self.place.model.spec.model_id
-
-    @property
-    def head(self) -> Request:
-        """The most urgent of its requests, of a held batch."""
-        return self.place.model.queue[self.skip]
 
 
 def select(
@@ -132,12 +132,14 @@ def _promised(executor: ExecutorBooks, start_ns: int) -> tuple[list[Candidate], 
         cost_ns = costs.by_count[count] + overhead_ns
         candidate = Candidate(
             batch.place,
+            batch.requests[0],
             batch.due_ns,
             count,
             cost_ns,
             costs.typical_by_count[count] + overhead_ns,
             True,
             batch,
+            (batch.due_ns, batch.place.model.spec.model_id),
         )
         if start_ns + cost_ns > batch.due_ns and start_ns + cost_ns > batch.deadline_ns:
             late = late or candidate
@@ -153,52 +155,49 @@ def _all_held(executor: ExecutorBooks, start_ns: int, allowance_ns: int) -> list
     for place in islice(executor.waiting.values(), CANDIDATES_MAX):
         if place.warm_ns > start_ns:
             continue
-        # Most of what waits is as it was at the last look.
         offer = place.offer
+        if offer is None:
+            offer = place.offer = Candidate(place, place.model.queue[0])
+        # Most of what waits is as it was at the last look.
         if (
-            offer is None
+            offer.revision != place.model.revision
             or offer.latest_ns < from_ns
             or offer.allowance_ns != allowance_ns
             or offer.cost_ns != place.costs.by_count[offer.count] + overhead_ns
         ):
-            offer = _held(place, from_ns, allowance_ns)
-            place.offer = offer
-        if offer is not None:
+            _renew(offer, from_ns, overhead_ns, allowance_ns)
+        if offer.count:
             offer.kept = True
             candidates.append(offer)
     return candidates
 
 
-def _held(place: Place, from_ns: int, allowance_ns: int) -> Candidate | None:
-    """Make the best batch of those who wait at a place, if it ran from `from_ns` on."""
-    queue, costs = place.model.queue, place.costs
-    by_count, head, count, skip = costs.by_count, queue[0], len(queue), 0
-    # Delivery may be seen to take longer since the dues were noted: as if all started later.
-    slip_ns = 0 if head.promised else max(0, head.due_ns + allowance_ns - head.deadline_ns)
-    from_ns += slip_ns
-    simple = (
-        count <= costs.largest
-        and costs.size_for[count] == count
-        and from_ns + by_count[count] <= head.due_ns
-    )
-    if not simple:  # not all who wait ride in one full batch
-        skip, count = _best_part(place, from_ns)
-        if not count:
-            return None
-        head = queue[skip]
-    overhead_ns, due_ns = place.executor.pipe.overhead_ns, head.due_ns - slip_ns
-    return Candidate(
-        place,
-        due_ns,
-        count,
-        by_count[count] + overhead_ns,
-        (costs.typical_by_count[count] + overhead_ns) // len(place.model.serving),
-        head.promised,
-        None,
-        skip,
-        due_ns - by_count[count] if simple else 0,
-        allowance_ns,
-    )
+def _renew(offer: Candidate, from_ns: int, overhead_ns: int, allowance_ns: int) -> None:
+    """Make it the best batch of those who wait at its place, if that ran from `from_ns` on."""
+    place = offer.place
+    model, costs = place.model, place.costs
+    queue, by_count = model.queue, costs.by_count
+    head, count, skip, latest_ns = queue[0], len(queue), 0, 0
+    due_ns = head.due_ns
+    if not head.promised and due_ns + allowance_ns > head.deadline_ns:
+        # Delivery was seen to take longer since the dues were noted: as if all started later.
+        due_ns = head.deadline_ns - allowance_ns
+    if count <= costs.largest and costs.runs_whole[count] and from_ns + by_count[count] <= due_ns:
+        # As nearly always: all who wait ride in one batch.
+        if costs.size_for[count] == count:
+            latest_ns = due_ns - by_count[count]
+    else:
+        slip_ns = head.due_ns - due_ns
+        skip, count = _best_part(place, from_ns + slip_ns)
+        if count:
+            head = queue[skip]
+            due_ns = head.due_ns - slip_ns
+    offer.head, offer.skip, offer.count = head, skip, count
+    offer.due_ns, offer.must = due_ns, head.promised
+    offer.order = due_ns, model.spec.model_id
+    offer.cost_ns = by_count[count] + overhead_ns
+    offer.share_ns = (costs.typical_by_count[count] + overhead_ns) // len(model.serving)
+    offer.latest_ns, offer.revision, offer.allowance_ns = latest_ns, model.revision, allowance_ns
 
 
 def _best_part(place: Place, from_ns: int) -> tuple[int, int]:
@@ -288,11 +287,15 @@ def _density(candidate: Candidate, worth: Worth) -> float:
 
 def _leave_out(candidates: list[Candidate], densities: list[float], start_ns: int) -> None:
     """Apply Moore and Hodgson's rule to candidates in due order."""
-    end_ns, optional = start_ns, list[tuple[float, int]]()
+    end_ns, entered, optional = start_ns, 0, list[tuple[float, int]]()
     for index, candidate in enumerate(candidates):
         end_ns += candidate.share_ns
-        if not candidate.must:
-            heapq.heappush(optional, (densities[index], index))
+        if end_ns - candidate.share_ns + candidate.cost_ns <= candidate.due_ns:
+            continue
+        for other in range(entered, index + 1):
+            if not candidates[other].must:
+                heapq.heappush(optional, (densities[other], other))
+        entered = index + 1
         while optional and end_ns - candidate.share_ns + candidate.cost_ns > candidate.due_ns:
             left_out = candidates[heapq.heappop(optional)[1]]
             left_out.kept = False
