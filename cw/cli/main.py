@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "infer": "ask for one inference",
     "bench": "send an open-loop load and report what became of it",
     "simulate": "run the scheduler against a seeded world in virtual time; the paper's figures",
+    "plan": "how many GPUs does a trace need, and what breaks first?",
     "status": "show the cluster: executors, models, what became of requests",
     "devcluster": "run a whole cluster on this machine",
     "controller": "run a controller (started by a supervisor)",

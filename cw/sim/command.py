@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run_scenarios(arguments: argparse.Namespace) -> int:
     cases = comparison.cases_of(arguments)
     began_s = time.perf_counter()
-    with _progress() as progress, Pool(jobs=arguments.jobs, progress=progress) as pool:
+    with shown_progress() as progress, Pool(jobs=arguments.jobs, progress=progress) as pool:
         reports = pool.run(
             [runner.scenario_from(case.arguments) for case in cases],
             what="simulating",
@@ -129,7 +129,7 @@ def _run_experiment(arguments: argparse.Namespace) -> int:
         return 0
     options = _options(arguments)
     began_s = time.perf_counter()
-    with _progress() as progress, Pool(jobs=arguments.jobs, progress=progress) as pool:
+    with shown_progress() as progress, Pool(jobs=arguments.jobs, progress=progress) as pool:
         result = experiment.run(options, pool)
     wall_s = None if arguments.repeatable else time.perf_counter() - began_s
     if arguments.json:
@@ -175,7 +175,7 @@ def _say_written(paths: Sequence[Path]) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, float], None]]:
+def shown_progress() -> Iterator[Callable[[str, float], None]]:
     """Show on stderr how far a long run is, where somebody can see it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     hidden = not _people.is_terminal

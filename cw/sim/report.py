@@ -41,6 +41,8 @@ class Series:
     offered: tuple[int, ...]
     kept: tuple[int, ...]
     refused: tuple[int, ...]
+    cold: tuple[int, ...]
+    """Of the refused ones."""
     broken: tuple[int, ...]
     p50_ms: tuple[float, ...]
     """Of the latencies of kept requests; to within 2 %, and 0 where none was kept."""
@@ -198,6 +200,7 @@ def _series(scenario: Scenario, tally: Tally) -> Series:
         offered=tuple(one.offered for one in seconds),
         kept=tuple(one.kept for one in seconds),
         refused=tuple(one.refused for one in seconds),
+        cold=tuple(one.cold for one in seconds),
         broken=tuple(one.broken for one in seconds),
         p50_ms=tuple(row[0] for row in latencies),
         p99_ms=tuple(row[1] for row in latencies),

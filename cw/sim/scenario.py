@@ -23,7 +23,8 @@ IMAGE_BYTES: Final = {
     "cpu-resnet18": 44_800_000,  # ResNet-18 in fp32: 3 pages
 }
 """Weights of the model that a shipped profile was measured with."""
-_OTHER_IMAGE_BYTES: Final = 100_000_000
+OTHER_IMAGE_BYTES: Final = 100_000_000
+"""Of any other."""
 
 _HASTENING: Final = (FaultKind.SLOW, FaultKind.CLOCK, FaultKind.MODEL)
 """With a factor below 1, that is."""
@@ -129,7 +130,7 @@ class Scenario:
 
     def specs(self) -> list[ModelSpec]:
         """Make the models: a program for each table of durations, and weights of their own."""
-        of_profile = IMAGE_BYTES.get(self.profile.name, _OTHER_IMAGE_BYTES)
+        of_profile = IMAGE_BYTES.get(self.profile.name, OTHER_IMAGE_BYTES)
         specs = []
         for index, model in enumerate(self.models):
             program, weights = _program_of(model), _sha256(f"weights {index}")

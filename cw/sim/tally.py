@@ -38,6 +38,8 @@ class Second:
     offered: int = 0
     kept: int = 0
     refused: int = 0
+    cold: int = 0
+    """Of the refused ones, those whose model was not on a GPU and could not be there in time."""
     broken: int = 0
     failed: int = 0
     loads: int = 0
@@ -114,6 +116,7 @@ class Tally:
             self.refused[reason] += 1
             model.refused += 1
             second.refused += 1
+            second.cold += reason == "cold"
             self.refused_at_arrival += record.decided_at_arrival
             self.refusal_ns.add(record.ended_ns - arrival_ns)
         elif end is End.BROKEN:
