@@ -159,7 +159,7 @@ class AzureLike:
         places = np.arange(self.functions) * self.models // self.functions
         for minute in itertools.count():
             hour = self.start_hour + minute / 60
-            # From trough to peak as 1 to 2, around a mean of 1.
+            # From the quietest hour to the busiest as 1 to 2, around a mean of 1.
             rhythm = 1 + math.cos((hour - self.peak_hour) * math.tau / 24) / 3
             expected = functions.expected(minute) * rhythm
             yield np.bincount(places, weights=expected, minlength=self.models).tolist()
