@@ -75,6 +75,7 @@ class Dispatcher:
         device_ns = batch.costs.by_count[count]
         busy_ns = device_ns + executor.pipe.overhead_ns
         allowance_ns = self.books.allowance_ns
+        start_ns = executor.start_ns(now_ns)
         action_id = self._name()
         action = Infer(
             action_id=action_id,
@@ -95,7 +96,7 @@ class Dispatcher:
             window=Window(
                 earliest_ns=now_ns,
                 latest_ns=self._latest_ns(
-                    executor, batch.deadline_ns - allowance_ns, busy_ns, now_ns
+                    executor, start_ns, batch.deadline_ns - allowance_ns, busy_ns, now_ns
                 ),
             ),
         )
@@ -107,11 +108,10 @@ class Dispatcher:
         self._assign(committed, action, riders, committed.end_ns + allowance_ns, now_ns)
 
     def _latest_ns(
-        self, executor: ExecutorBooks, last_end_ns: int, busy_ns: int, now_ns: int
+        self, executor: ExecutorBooks, start_ns: int, last_end_ns: int, busy_ns: int, now_ns: int
     ) -> int:
-        """Say until when a batch may start that must end at `last_end_ns`."""
+        """Say until when a batch may start, from `start_ns` on, that must end at `last_end_ns`."""
         settings = self.books.settings
-        start_ns = executor.start_ns(now_ns)
         last_start_ns, wait_ns = last_end_ns - busy_ns, settings.schedule_ahead_max_ns
         # Those who come later are promised time that this lane may spend waiting: not too much.
         patience_ns = (last_end_ns - now_ns) // 4

@@ -71,9 +71,11 @@ class DurationWindow:
         insort(ordered, duration_ns)
         if len(recent) > self.size:
             del ordered[bisect_left(ordered, recent.popleft())]
-        if estimate_ns:
+        if duration_ns > estimate_ns > 0 or duration_ns < FASTER_RATIO * estimate_ns:
             self._watch_for_change(duration_ns, estimate_ns)
             ordered = self._ordered
+        else:
+            self._above = self._below = 0
         if len(ordered) != self._ranked:
             self._rank(len(ordered))
         bound_ns, typical_ns = ordered[self._bound_rank], ordered[self._typical_rank]
@@ -121,18 +123,17 @@ class DurationWindow:
         return ordered[-1]
 
     def _watch_for_change(self, duration_ns: int, estimate_ns: int) -> None:
+        """Count a measurement above the estimate, or far below it."""
         if duration_ns > estimate_ns:
             self._below = 0
             self._above += 1
             if self._above >= SLOWER_RUN:
                 self._forget_all_but(SLOWER_RUN)
-        elif duration_ns < FASTER_RATIO * estimate_ns:
+        else:
             self._above = 0
             self._below += 1
             if self._below >= FASTER_RUN:
                 self._forget_all_but(FASTER_RUN)
-        else:
-            self._above = self._below = 0
 
     def _forget_all_but(self, count: int) -> None:
         while len(self._recent) > count:

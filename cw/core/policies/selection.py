@@ -111,7 +111,7 @@ def select(
     candidates.sort(key=_ORDER)
     executor.pressed = not _all_in_time(candidates, start_ns)
     if executor.pressed:
-        _leave_out(candidates, [_density(each, worth) for each in candidates], start_ns)
+        _leave_out(candidates, _densities(candidates, worth), start_ns)
         candidates = [each for each in candidates if each.kept]
     if not candidates:
         return late
@@ -158,23 +158,23 @@ def _all_held(executor: ExecutorBooks, start_ns: int, allowance_ns: int) -> list
         offer = place.offer
         if offer is None:
             offer = place.offer = Candidate(place, place.model.queue[0])
-        # Most of what waits is as it was at the last look.
         if (
             offer.revision != place.model.revision
             or offer.latest_ns < from_ns
             or offer.allowance_ns != allowance_ns
             or offer.cost_ns != place.costs.by_count[offer.count] + overhead_ns
-        ):
-            _renew(offer, from_ns, overhead_ns, allowance_ns)
+        ):  # Else it is as it was at the last look.
+            _renew(offer, place, from_ns, overhead_ns, allowance_ns)
         if offer.count:
             offer.kept = True
             candidates.append(offer)
     return candidates
 
 
-def _renew(offer: Candidate, from_ns: int, overhead_ns: int, allowance_ns: int) -> None:
+def _renew(
+    offer: Candidate, place: Place, from_ns: int, overhead_ns: int, allowance_ns: int
+) -> None:
     """Make it the best batch of those who wait at its place, if that ran from `from_ns` on."""
-    place = offer.place
     model, costs = place.model, place.costs
     queue, by_count = model.queue, costs.by_count
     head, count, skip, latest_ns = queue[0], len(queue), 0, 0
@@ -277,12 +277,16 @@ def _all_in_time(candidates: list[Candidate], start_ns: int) -> bool:
     return True
 
 
-def _density(candidate: Candidate, worth: Worth) -> float:
-    """Say what a candidate is worth per ns of lane time."""
-    if candidate.must:
-        return math.inf
-    each, owed = worth(candidate.place, candidate.head)
-    return (each * OWED_WORTH if owed else each) * candidate.count / candidate.cost_ns
+def _densities(candidates: list[Candidate], worth: Worth) -> list[float]:
+    """Say what each candidate is worth per ns of lane time."""
+    densities = []
+    for candidate in candidates:
+        density = math.inf
+        if not candidate.must:
+            each, owed = worth(candidate.place, candidate.head)
+            density = (each * OWED_WORTH if owed else each) * candidate.count / candidate.cost_ns
+        densities.append(density)
+    return densities
 
 
 def _leave_out(candidates: list[Candidate], densities: list[float], start_ns: int) -> None:
