@@ -166,7 +166,15 @@ class _Planner:
     # --- the number -------------------------------------------------------------------------------
 
     def _fewest(self, first: int) -> int:
-        gpus = smallest(self._hold_on, first=first)
+        question = self.question
+        most = question.gpus_max
+        gpus = smallest(self._hold_on, first=min(first, most), last=most)
+        if gpus is None:
+            raise ConfigError(
+                f"expected {100 * question.target:g} % in time with at most {most} GPUs "
+                f"(--gpus-max); arithmetic says at least {first}, and {self._best_so_far()} "
+                "Give requests more time (--slo), lower the target, or allow more GPUs"
+            )
         # No schedule could do with fewer than the bound: looked at all the same, as a check.
         while gpus > 1 and self._hold([Case(gpus=gpus - 1)], what="one GPU fewer")[0]:
             gpus -= 1
@@ -175,11 +183,6 @@ class _Planner:
     def _hold_on(self, numbers: Sequence[int]) -> list[bool]:
         """Say which numbers of GPUs hold; raise where more of them would not help."""
         question = self.question
-        if numbers[0] > question.gpus_max:
-            raise ConfigError(
-                f"more than {question.gpus_max} GPUs would be needed for "
-                f"{100 * question.target:g} % in time (--gpus-max): {self._best_so_far()}"
-            )
         before = self._tried(lambda case: case.relieved is None)
         held = self._hold([Case(gpus=number) for number in numbers], what="number of GPUs")
         last = self._known[Case(gpus=numbers[-1])]

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE|N",
         help="a TOML file, what `cw status --json` printed, or a number of equal models",
     )
-    arg("--target", default="99.9%%", help="share of the requests in time (%(default)s)")
+    arg("--target", default="99.9%", help="share of the requests in time (%(default)s)")
     arg("--profile", default="h100", help="the GPU: a shipped profile, or a TOML file")
     arg("--pages", type=int, help="of device memory (16 MiB each), instead of the profile's")
     arg("--link", metavar="12GB", help="what a GPU loads in a second, instead of the profile's")

@@ -12,15 +12,20 @@ FACTOR_MAX: Final = 1024.0
 """No trace is made to grow by more."""
 
 
-def smallest(holds: Callable[[Sequence[int]], list[bool]], *, first: int) -> int:
-    """Find the smallest number from `first` on that holds, if more always does as well as fewer.
+def smallest(holds: Callable[[Sequence[int]], list[bool]], *, first: int, last: int) -> int | None:
+    """Find the smallest number from `first` to `last` that holds, if more never does worse.
 
     Args:
         holds: Says of each number whether it holds; raises where none ever will.
         first: Known: no smaller number holds.
+        last: No greater number is tried.
+
+    Returns:
+        The number; None if not even `last` holds.
     """
     misses, step, here = first - 1, 1, [first, first + 1]
-    while True:
+    while misses < last:
+        here = [number for number in here if number < last] or [last]
         answers = holds(here)
         for number, held in zip(here, answers, strict=True):
             if held:
@@ -28,6 +33,7 @@ def smallest(holds: Callable[[Sequence[int]], list[bool]], *, first: int) -> int
             misses = number
         here = [misses + step, misses + 3 * step]
         step *= 4
+    return None
 
 
 def _between(holds: Callable[[Sequence[int]], list[bool]], misses: int, held: int) -> int:

@@ -95,17 +95,16 @@ def say(question: Question, plan: Plan) -> None:
 def _words(question: Question, plan: Plan) -> list[str]:
     at, bounds, target = plan.at, plan.bounds, f"{100 * question.target:g} %"
     fewer = next((each for each in plan.by_gpus if each.case.gpus == plan.gpus - 1), None)
-    name = f"{question.fleet.profile.name} GPU{'s' if plan.gpus > 1 else ''}"
     lines = [
-        f"{plan.gpus} {name}: {_percent(at)} of the requests in time (target {target})"
-        + (f"; with {fewer.case.gpus}: {_percent(fewer)}" if fewer else ""),
+        f"{plan.gpus} {question.fleet.profile.name}: {_percent(at)} of the requests in time "
+        f"(target {target})" + (f"; with {fewer.case.gpus}: {_percent(fewer)}" if fewer else ""),
         f"head-room: the load may grow {plan.headroom:.2f} times before {target} is missed; "
         f"{plan.bottleneck.resource.value} breaks first",
         *(f"  - {line}" for line in plan.bottleneck.evidence),
         stretch_words(question),
-        f"at least {bounds.compute} GPUs for compute and {bounds.memory_and_pcie} for weights "
-        f"(memory and PCIe) whatever the scheduler does; {bounds.all_resident} hold all models "
-        "asked for at once",
+        f"GPUs that any scheduler needs: for compute {bounds.compute}, for weights (memory and "
+        f"PCIe) {bounds.memory_and_pcie}; to hold all models asked for at once: "
+        f"{bounds.all_resident}",
         f"least share of a model {at.least_model_share:.3f}, p10 {at.p10_model_share:.3f}; "
         f"{at.broken} promises broken of {at.requests} requests",
     ]
