@@ -310,4 +310,4 @@ def _relieved(measured: Measured) -> Resource:
 
 
 def _percent(measured: Measured) -> str:
-    return f"{100 * measured.attainment:.2f} %"
+    return f"{100 * measured.attainment:.3f} %"

@@ -178,7 +178,8 @@ def _typed_device(profile: EmulationProfile, arguments: argparse.Namespace) -> E
 
 def _target(text: str) -> float:
     try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        value = round(share, 9)  # 99.9 / 100 is not quite 0.999
     except ValueError:
         value = 0.0
     if not 0 < value <= 1:

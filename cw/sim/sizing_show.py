@@ -179,7 +179,7 @@ def _slo_table(question: Question, plan: Plan) -> Table:
 
 
 def _percent(measured: Measured) -> str:
-    return f"{100 * measured.attainment:.2f} %"
+    return f"{100 * measured.attainment:.3f} %"
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def _by_number(
                 label="in time",
                 x=tuple(x),
                 y=tuple(shares),
-                labels=tuple(f"{share:.2f}" for share in shares) if len(shares) <= 12 else (),
+                labels=tuple(f"{share:.3f}" for share in shares) if len(shares) <= 12 else (),
             ),
             plots.Series(
                 label=f"target {target:g} %", x=(min(x), max(x)), y=(target, target), dashed=True

@@ -103,7 +103,7 @@ class Stretch:
     traffics: tuple[Traffic, ...]
     """One a seed."""
     begin_s: int
-    """Of the counted part, in the trace."""
+    """Of the counted part, in the trace as the first seed draws it."""
     lead_s: int
     seconds: int
     """Of the counted part."""
@@ -207,7 +207,7 @@ def find_stretch(
     lead_s: int,
     endless_s: int | None,
 ) -> Stretch:
-    """Find the busiest stretch of a trace.
+    """Find the busiest stretch of a trace, for each seed.
 
     Args:
         stream: The trace.
@@ -231,25 +231,35 @@ def find_stretch(
         raise ConfigError("expected at least one request in the traffic, found none")
     length_s = endless_s or div_ceil(int(instants[-1]) + 1, SECOND)
     seconds = length_s if window_s is None else min(window_s, length_s)
-    per_second = np.bincount(instants // SECOND, weights=costs[models], minlength=length_s)[
-        :length_s
-    ]
-    busiest = np.convolve(per_second, np.ones(seconds), "valid")
-    begin_s = int(np.argmax(busiest))
     if load is None:
         load, trace_s = _load(np.bincount(instants // SECOND, minlength=length_s)), length_s
-    drawn = [(instants, models), *(_drawn(stream, seed, until_ns) for seed in seeds[1:])]
+    traffics, begins_s = [], []
+    for seed in seeds:
+        if seed != seeds[0]:
+            instants, models = _drawn(stream, seed, until_ns)
+        # Where bursts are drawn, they come at other times with each seed.
+        cost = np.bincount(instants // SECOND, weights=costs[models], minlength=length_s)
+        begin_s = _busiest(cost[:length_s], seconds)
+        begins_s.append(begin_s)
+        traffics.append(
+            _region(
+                instants, models, begin_s=begin_s, lead_s=lead_s, seconds=seconds, slos_ns=slos_ns
+            )
+        )
     return Stretch(
-        traffics=tuple(
-            _region(*each, begin_s=begin_s, lead_s=lead_s, seconds=seconds, slos_ns=slos_ns)
-            for each in drawn
-        ),
-        begin_s=offset_s + begin_s,
+        traffics=tuple(traffics),
+        begin_s=offset_s + begins_s[0],
         lead_s=lead_s,
         seconds=seconds,
         trace_s=trace_s,
         load=load,
     )
+
+
+def _busiest(per_step: NDArray[Any], width: int) -> int:
+    """Find the first step of the stretch of so many steps with the greatest sum."""
+    sums = np.concatenate([[0.0], np.cumsum(per_step)])
+    return int(np.argmax(sums[width:] - sums[:-width]))
 
 
 def is_endless(text: str) -> bool:
@@ -326,7 +336,7 @@ def _cut_counts(
                 return stream, 0, None, 0
             per_second = np.array(counts, dtype=np.float64)
             scale = 1.0 if rate_rps is None else rate_rps * len(counts) / sum(counts)
-            begin = int(np.argmax(np.convolve(per_second, np.ones(window_s), "valid")))
+            begin = _busiest(per_second, window_s)
             part = counts[begin : begin + window_s]
             arrivals = Counts(per_second=part, rate_rps=scale * sum(part) / len(part))
             load = _load(per_second * scale)
@@ -337,7 +347,7 @@ def _cut_counts(
             if total <= minutes:
                 return stream, 0, None, 0
             cost = costs[: len(source.counts)] @ source.counts
-            begin = int(np.argmax(np.convolve(cost, np.ones(minutes), "valid")))
+            begin = _busiest(cost, minutes)
             part_of = source.counts[:, begin : begin + minutes]
             per_minute = source.counts.sum(axis=0) * source.scale / 60
             cut = attrs.evolve(stream, source=attrs.evolve(source, counts=part_of))

@@ -333,7 +333,7 @@ def test_other_slos_are_told_for_people():
     words = ("--trace", "constant", "--rate", "100", "--slo", "50ms", "--models", "2")
     printed = plan(*few, *words, "--target", "90%")
 
-    assert printed.startswith("1 NVIDIA-V100: 100.00 % of the requests in time (target 90 %)")
+    assert printed.startswith("1 NVIDIA-V100: 100.000 % of the requests in time (target 90 %)")
     assert "In time %, by SLO and number of GPUs" in printed
     assert "25.00 ms" in printed
     assert "breaks first" in printed
