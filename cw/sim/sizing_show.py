@@ -221,13 +221,7 @@ def chart(question: Question, plan: Plan) -> plots.Chart:
                 title=f"In time with {plan.gpus} GPUs, as the load grows",
                 x_label="times the load",
                 x=[each.case.growth for each in plan.by_growth],
-                marks=(
-                    (
-                        plan.headroom,
-                        f"head-room {plan.headroom:.2f}: "
-                        f"{plan.bottleneck.resource.value} breaks next",
-                    ),
-                ),
+                marks=((plan.headroom, f"head-room {plan.headroom:.2f}"),),
             ),
             *_load_panels(question, plan),
         ),
@@ -274,7 +268,8 @@ def _load_panels(question: Question, plan: Plan) -> list[plots.Panel]:
     seconds = [float(first + second) for second in range(stretch.seconds)]
     panels = [
         plots.Panel(
-            title="Offered load in what is planned for",
+            title="Offered load in what is planned for"
+            + (f", mean of {len(question.seeds)} seeds" if len(question.seeds) > 1 else ""),
             x_label="second of the trace",
             y_label="requests/s",
             series=(
@@ -290,7 +285,10 @@ def _load_panels(question: Question, plan: Plan) -> list[plots.Panel]:
                 x_label="second of the trace",
                 y_label="requests/s",
                 series=(plots.Series(label="offered", x=load.seconds, y=load.offered_rps),),
-                marks=((float(first), "planned for"),),
+                marks=(
+                    (float(first), "planned for: from here"),
+                    (float(first + stretch.seconds), "to here"),
+                ),
             )
         )
     return panels
