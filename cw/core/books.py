@@ -42,7 +42,7 @@ RATE_DECAY_NS: Final = 200 * MS
 
 
 def _delivery_window() -> DurationWindow:
-    return DurationWindow(256, 0.95)
+    return DurationWindow(256, 0.99)
 
 
 class Stage(enum.Enum):

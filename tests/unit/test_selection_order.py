@@ -9,6 +9,8 @@ from cw.units import MS
 from tests.unit.policy_bench import COSTS_MS, OWED, Bench, chosen
 
 LONE_MS = {1: 4}
+LONG_MS = {1: 995}
+"""Of a model whose request could be in time if nothing else ran."""
 
 
 # --- what is kept ---------------------------------------------------------------------------------
@@ -129,12 +131,23 @@ def test_only_so_many_models_are_looked_at():
 # --- what goes first ------------------------------------------------------------------------------
 
 
-def test_a_full_batch_goes_before_one_that_may_still_grow():
-    """Waiting makes the thin one denser, and the full one only older."""
+def test_with_time_to_spare_the_most_urgent_goes_first():
+    """Who waits for company that nobody needs is answered late, and late answers break."""
     bench = Bench(COSTS_MS, COSTS_MS)
     bench.expect(0.5, index=0)
     bench.wait(100, index=0)
     bench.wait(*[101] * 8, index=1)
+
+    assert chosen(bench).place is bench.place(0)
+
+
+def test_a_full_batch_goes_before_one_that_may_still_grow():
+    """Waiting makes the thin one denser, and the full one only older."""
+    bench = Bench(COSTS_MS, COSTS_MS, LONG_MS)
+    bench.expect(0.5, index=0)
+    bench.wait(100, index=0)
+    bench.wait(*[101] * 8, index=1)
+    bench.wait(1000, index=2)
 
     assert chosen(bench).place is bench.place(1)
 
@@ -151,11 +164,12 @@ def test_a_full_batch_waits_where_the_other_has_no_time():
 
 def test_of_two_that_may_grow_the_one_with_less_to_gain_goes_first():
     """One expects 2 more before it must go, the other 3: that one waits."""
-    bench = Bench(COSTS_MS, COSTS_MS)
+    bench = Bench(COSTS_MS, COSTS_MS, LONG_MS)
     bench.expect(0.5, index=0)
     bench.expect(0.1, index=1)
     bench.wait(40, index=0)
     bench.wait(44, index=1)
+    bench.wait(1000, index=2)
 
     assert chosen(bench).place is bench.place(1)
 
@@ -200,8 +214,9 @@ def test_promises_may_be_put_in_another_order_that_keeps_them_all():
 
 def test_what_is_spent_on_a_flood_is_not_missing_when_its_victims_come():
     """6 of 10 ms are reserved: of the 16 ms before the owed must go, 6.4 may be spent on others."""
-    fits, does_not = Bench({1: 6}, COSTS_MS), Bench({1: 8}, COSTS_MS)
+    fits, does_not = Bench({1: 6}, COSTS_MS, LONG_MS), Bench({1: 8}, COSTS_MS, LONG_MS)
     for bench in (fits, does_not):
+        bench.wait(1000, index=2)
         bench.wait(30, index=0)
         bench.wait(20, index=1, tenant=OWED)
         bench.expect(0.1, index=1)  # it may grow, so the other would go first

@@ -15,10 +15,11 @@ be padding runs denser alone; or, when time is short, a larger batch without its
 would hold it down to a size at which nobody else is served. Those left out wait on, as long as a
 batch of one could still save them.
 
-Of the set, the batch with the least to gain by waiting goes first, if those before it can spare the
-time: a full one gains nothing, a thin one may still grow. A batch that nobody is owed goes before
-one that is owed only if that can spare the time even when as much more comes as is reserved: what
-is spent on a flood is missing when its victims' next requests arrive.
+Of the set, the most urgent goes first, if there is time to spare. When time is short, and among the
+promised, it is the batch with the least to gain by waiting, if those before it can spare the time:
+a full one gains nothing, a thin one may still grow. A batch that nobody is owed goes before one
+that is owed only if that can spare the time even when as much more comes as is reserved: what is
+spent on a flood is missing when its victims' next requests arrive.
 
 Neighbours: `default.py` asks, `plan.py` knows the promised, `shares.py` says what is worth most.
 
@@ -130,18 +131,20 @@ def _promised(executor: ExecutorBooks, start_ns: int) -> tuple[list[Candidate], 
             continue
         count, costs = len(batch.requests), batch.costs
         cost_ns = costs.by_count[count] + overhead_ns
+        likely_ns = costs.typical_by_count[count] + overhead_ns
         candidate = Candidate(
             batch.place,
             batch.requests[0],
             batch.due_ns,
             count,
             cost_ns,
-            costs.typical_by_count[count] + overhead_ns,
+            likely_ns,
             True,
             batch,
             (batch.due_ns, batch.place.model.spec.model_id),
         )
-        if start_ns + cost_ns > batch.due_ns and start_ns + cost_ns > batch.deadline_ns:
+        # An estimate that rose since must not give up what will probably still be in time.
+        if start_ns + likely_ns > max(batch.due_ns, batch.deadline_ns):
             late = late or candidate
         else:
             candidates.append(candidate)
@@ -327,7 +330,7 @@ def _first_to_run(
                 executor, candidate, start_ns, now_ns
             ):
                 continue  # what may not run now holds up nobody, or the lane would idle
-            gain = _gain(candidate, slack_ns)
+            gain = _gain(candidate, slack_ns) if executor.pressed or candidate.must else 0
             if best is None or gain < least_gain:
                 best, least_gain = candidate, gain
             if gain == 0:
