@@ -312,8 +312,8 @@ def _conclude(report: dict[str, Any]) -> None:
     refused = sum(report["refused"].values())
     failed = sum(report["failed"].values())
     people.print(
-        f"{report['requests']} requests: {report['kept']} answered in time, {refused} refused at "
-        f"once, {report['broken']} promises broken, {failed} failed"
+        f"{report['requests']} requests: {report['kept']} answered in time, {refused} refused, "
+        f"{report['broken']} promises broken, {failed} failed"
     )
     if report["broken"]:
         causes = ", ".join(f"{cause} {n}" for cause, n in report["broken_by_cause"].items())

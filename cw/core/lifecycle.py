@@ -173,8 +173,6 @@ class Lifecycle:
             refusal = self.policy.decide(request, now_ns=now_ns)
             if refusal is not None:
                 self._refuse(request, refusal, now_ns, at_arrival=False)
-            elif request.state is RequestState.WAITING and now_ns < request.deadline_ns:
-                heapq.heappush(self._alarms, (request.deadline_ns, request.request_id))
         if now_ns >= self._sweep_ns and self.books.requests:
             self._sweep(now_ns)
 

@@ -159,7 +159,7 @@ class ExecutorPlan:
             spare[index] = least
         return spare
 
-    def fit_join(self, batch: PlannedBatch, due_ns: int, followers: int) -> Fit | None:
+    def fit_join(self, batch: PlannedBatch, due_ns: int) -> Fit | None:
         """Say where one more request ends if it rides in `batch`, if nobody is hurt.
 
         To be called after `walk`. A newcomer due before the batch keeps the batch's position: the
@@ -168,7 +168,6 @@ class ExecutorPlan:
         Args:
             batch: In this plan.
             due_ns: When the newcomer is due.
-            followers: How many more are expected to join it before it starts.
         """
         riders, by_count = len(batch.requests), batch.costs.by_count
         if riders >= batch.costs.largest:
@@ -178,13 +177,9 @@ class ExecutorPlan:
         growth_ns = by_count[riders + 1] - by_count[riders]
         if growth_ns > room_ns:
             return None
-        joining = min(1 + followers, batch.costs.largest - riders)
-        while by_count[riders + joining] - by_count[riders] > room_ns:
-            joining -= 1
-        price_ns = (by_count[riders + joining] - by_count[riders]) / joining
         end_ns = self.finishes[index] + growth_ns
         finish_ns = max(end_ns, min(self.expected_finishes[index] + growth_ns, due_ns))
-        return Fit(batch.place, batch, index, finish_ns, price_ns, False)
+        return Fit(batch.place, batch, index, finish_ns, growth_ns, False)
 
     def fit_new(
         self,

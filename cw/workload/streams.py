@@ -15,7 +15,7 @@ import attrs
 from cw.errors import ConfigError
 from cw.units import SECOND
 from cw.workload.arrivals import ArrivalProcess, Bursts, Poisson, Popularity, Uniform, draw
-from cw.workload.workload import Call, Stream
+from cw.workload.workload import Call
 
 
 @attrs.frozen(kw_only=True)
@@ -92,28 +92,6 @@ class Flood:
         )
         calls = inner.calls(seed=seed, duration_ns=max(0, until_ns - self.from_ns))
         return (call._replace(instant_ns=call.instant_ns + self.from_ns) for call in calls)
-
-
-@attrs.frozen(kw_only=True)
-class SloSteps:
-    """A stream whose SLO grows step by step, whatever it was: how tight can it be?
-
-    Source: Clockwork (OSDI 2020), figure 7: 2.9 ms, times 1.5 every 30 s.
-    """
-
-    stream: Stream
-    first_ns: int
-    factor: float
-    every_ns: int = 30 * SECOND
-
-    def slo_ns(self, instant_ns: int) -> int:
-        """Say what the SLO is at an instant of the traffic."""
-        return round(self.first_ns * self.factor ** (instant_ns // self.every_ns))
-
-    def calls(self, *, seed: int, duration_ns: int) -> Iterator[Call]:
-        """See `Stream`."""
-        for instant_ns, model, _ in self.stream.calls(seed=seed, duration_ns=duration_ns):
-            yield Call(instant_ns, model, self.slo_ns(instant_ns))
 
 
 @attrs.frozen(kw_only=True)

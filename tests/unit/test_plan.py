@@ -65,7 +65,7 @@ def test_no_newcomer_makes_a_promise_late(newcomers):
         fit = None
         plan.walk(0, OVERHEAD_NS, 0)
         if joins and place.batches:
-            fit = plan.fit_join(place.batches[-1], due_ns, followers)
+            fit = plan.fit_join(place.batches[-1], due_ns)
         if fit is None:
             fit = opened(plan, place, due_ns, followers=followers)
         if fit is not None:
@@ -107,7 +107,7 @@ def test_joining_into_padding_costs_nothing():
     plan, places = cluster()
     requests = [request(number, int(6.5 * MS)) for number in range(3)]
     put(plan, opened(plan, places[0], int(6.5 * MS), count=3), *requests)
-    fit = plan.fit_join(places[0].batches[0], 20 * MS, 0)
+    fit = plan.fit_join(places[0].batches[0], 20 * MS)
 
     assert fit.price_ns == 0
     assert fit.finish_ns == int(6.5 * MS)
@@ -123,7 +123,7 @@ def test_growth_is_refused_where_it_would_make_others_late():
     plan.changed()
     plan.walk(0, OVERHEAD_NS, 0)
 
-    assert plan.fit_join(places[0].batches[0], 60 * MS, 0) is None
+    assert plan.fit_join(places[0].batches[0], 60 * MS) is None
 
 
 def test_a_new_batch_is_priced_by_those_who_will_follow():

@@ -9,10 +9,10 @@ import pytest
 
 from cw.errors import ConfigError
 from cw.units import MS, SECOND
-from cw.workload.arrivals import Constant, Counts, Poisson, Zipf
+from cw.workload.arrivals import Counts, Poisson, Zipf
 from cw.workload.parse import parse_stream
 from cw.workload.rates import AzureLike, Piecewise
-from cw.workload.streams import Awakening, Flood, OpenLoop, OwnBursts, Recording, SloSteps
+from cw.workload.streams import Awakening, Flood, OpenLoop, OwnBursts, Recording
 from cw.workload.workload import Call, ClosedLoop, Workload
 
 EIGHT = tuple(range(8))
@@ -22,12 +22,6 @@ KINDS = {
     ),
     "own bursts": OwnBursts(rate_rps=200, models=EIGHT, slo_ns=50 * MS),
     "flood": Flood(models=(3,), rate_rps=200, slo_ns=50 * MS, from_ns=SECOND),
-    "slo steps": SloSteps(
-        stream=OpenLoop(arrivals=Poisson(rate_rps=200), models=EIGHT, slo_ns=1),
-        first_ns=2_900_000,
-        factor=1.5,
-        every_ns=SECOND,
-    ),
     "awakening": Awakening(models=EIGHT, rate_rps=200, slo_ns=50 * MS),
     "counts": OpenLoop(arrivals=Counts(per_second=(100, 300) * 5), models=EIGHT, slo_ns=1),
     "azure-like": Piecewise(
@@ -109,17 +103,6 @@ def test_a_flood_keeps_to_its_time_and_its_models():
     assert calls[0].instant_ns >= 2 * SECOND
     assert calls[-1].instant_ns < 4 * SECOND
     assert {(call.model, call.slo_ns) for call in calls} == {(2, 7), (5, 7)}
-
-
-def test_the_slo_grows_as_in_the_papers_figure():
-    """2.9 ms, then half as much again every 30 s: the twelve steps that figure 7 shows."""
-    inner = OpenLoop(arrivals=Constant(rate_rps=1), models=(0,), slo_ns=1)
-    calls = drawn(SloSteps(stream=inner, first_ns=2_900_000, factor=1.5), seconds=360)
-    steps = [
-        round(slo_ns / MS, 1) for slo_ns, _ in itertools.groupby(call.slo_ns for call in calls)
-    ]
-
-    assert steps == [2.9, 4.3, 6.5, 9.8, 14.7, 22.0, 33.0, 49.5, 74.3, 111.5, 167.2, 250.8]
 
 
 def test_models_awaken_one_after_the_other():

@@ -215,7 +215,7 @@ class DefaultPolicy:
         for place in admission.places_to_try(request.model):
             executor, plan = place.executor, place.executor.plan
             plan.walk(executor.start_ns(now_ns), executor.pipe.overhead_ns, now_ns)
-            fits = [plan.fit_join(batch, request.due_ns, 0) for batch in place.batches]
+            fits = [plan.fit_join(batch, request.due_ns) for batch in place.batches]
             overhead_ns = executor.pipe.overhead_ns
             fits.append(plan.fit_new(place, overhead_ns, request.due_ns, count=1, followers=0))
             for fit in fits:

@@ -17,7 +17,6 @@ policies; `placement.py` chooses LOADs for those that say nothing about them.
 """
 
 import abc
-from collections import deque
 from collections.abc import Iterable
 
 import attrs
@@ -136,11 +135,6 @@ class LatePolicy(abc.ABC):
         """Say whether a request that was queued still is; its end is not told to policies."""
         known = self.books.requests.get(request.request_id)
         return known is request and request.state is RequestState.WAITING
-
-    def drop_gone(self, queue: deque[Request]) -> None:
-        """Bring the front of a queue up to date."""
-        while queue and not self.waits(queue[0]):
-            queue.popleft()
 
     def warm_places(self, executor: ExecutorBooks) -> Iterable[Place]:
         """List the models with somebody in their queue that can run on an executor now."""

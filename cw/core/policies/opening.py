@@ -69,7 +69,7 @@ class Opening:
                     continue
                 start_ns = place.executor.start_ns(now_ns)
                 plan.walk(start_ns, place.executor.pipe.overhead_ns, now_ns)
-                fit = plan.fit_join(batch, due_ns, 0)
+                fit = plan.fit_join(batch, due_ns)
                 if fit is None or not self._is_worth(batch, fit, request, now_ns):
                     continue
                 if best is None or fit.finish_ns < best.finish_ns:

@@ -66,6 +66,34 @@ def settings(
     return settings_for(policy, base)
 
 
+def paper_scenario(
+    policy: str,
+    *,
+    models: int,
+    workload: Workload,
+    slo_ns: int,
+    seed: int,
+    duration_ns: int,
+    executors: int = 1,
+    gateways: int = 1,
+    network: NetworkModel = NETWORK,
+    margin_ns: int = MARGIN_NS,
+) -> Scenario:
+    """Make a run of one of the paper's figures: copies of ResNet-50 on V100s."""
+    return Scenario(
+        profile=read_profile("v100"),
+        models=equal_models(models),
+        workload=workload,
+        executors=executors,
+        gateways=gateways,
+        slo_ns=slo_ns,
+        duration_ns=duration_ns,
+        seed=seed,
+        settings=settings(policy, margin_ns=margin_ns, faithful=True),
+        network=network,
+    )
+
+
 @attrs.frozen(kw_only=True)
 class Family:
     """A set-up that waits for a rate, a policy and a seed."""

@@ -18,15 +18,14 @@ which in a closed loop depends on its answers.
 from collections.abc import Callable
 from typing import Final
 
-from cw.devices.profile_file import read_profile
 from cw.sim.experiments.drawing import policy_lines
 from cw.sim.experiments.experiment import POLICIES, Cell, Options, Result, Table
-from cw.sim.experiments.families import NETWORK, settings
+from cw.sim.experiments.families import paper_scenario
 from cw.sim.experiments.measures import COLUMNS, NOTE, Measures, described, grouped, measure
 from cw.sim.experiments.pool import Pool
 from cw.sim.plots import Chart, Panel
 from cw.sim.report import Report
-from cw.sim.scenario import Scenario, equal_models
+from cw.sim.scenario import Scenario
 from cw.units import MS, SECOND
 from cw.workload.workload import ClosedLoop, Workload
 
@@ -41,15 +40,13 @@ def scenario(policy: str, slo_ms: int, *, seed: int, duration_ns: int) -> Scenar
     clients = ClosedLoop(
         models=tuple(range(_MODELS)), clients_per_model=_CLIENTS, slo_ns=slo_ns, retry_ns=slo_ns
     )
-    return Scenario(
-        profile=read_profile("v100"),
-        models=equal_models(_MODELS),
+    return paper_scenario(
+        policy,
+        models=_MODELS,
         workload=Workload(closed=(clients,)),
         slo_ns=slo_ns,
-        duration_ns=duration_ns,
         seed=seed,
-        settings=settings(policy, faithful=True),
-        network=NETWORK,
+        duration_ns=duration_ns,
     )
 
 

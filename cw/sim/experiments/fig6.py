@@ -14,25 +14,20 @@ Ours deviates: time is compressed. ``--minutes`` says how long the whole takes (
 with --quick); a fifth of it passes before models are added, as in the paper.
 """
 
-import random
-from collections.abc import Iterator
 from typing import Final
 
-import attrs
-
-from cw.devices.profile_file import read_profile
 from cw.sim.experiments.drawing import Timeline
 from cw.sim.experiments.experiment import Options, Result, Table, percent
-from cw.sim.experiments.families import NETWORK, settings
+from cw.sim.experiments.families import paper_scenario
 from cw.sim.experiments.measures import COLUMNS, NOTE, measure
 from cw.sim.experiments.pool import Pool
 from cw.sim.plots import Chart
 from cw.sim.report import Report
-from cw.sim.scenario import Scenario, equal_models
+from cw.sim.scenario import Scenario
 from cw.units import MS, SECOND
 from cw.workload.arrivals import Poisson
-from cw.workload.streams import OpenLoop
-from cw.workload.workload import Call, Workload
+from cw.workload.streams import Awakening, OpenLoop
+from cw.workload.workload import Workload
 
 SLO_NS: Final = 100 * MS
 _MAJOR_MODELS: Final = 3_600
@@ -43,53 +38,24 @@ _STEADY_SHARE: Final = 0.2
 _FITTING: Final = 1_376 // 7
 
 
-@attrs.frozen(kw_only=True)
-class Spreading:
-    """A steady load that is spread over more and more models."""
-
-    rate_rps: float
-    models: tuple[int, ...]
-    steady_ns: int
-    """Until then the first model has it all."""
-    slo_ns: int
-
-    def active(self, instant_ns: int, duration_ns: int) -> int:
-        """Say how many models share the load at an instant."""
-        over_ns = max(0, instant_ns - self.steady_ns)
-        growth = over_ns * len(self.models) // max(1, duration_ns - self.steady_ns)
-        return min(len(self.models), 1 + growth)
-
-    def calls(self, *, seed: int, duration_ns: int) -> Iterator[Call]:
-        """See `cw.workload.workload.Stream`."""
-        rng = random.Random(f"spreading {seed}")
-        at_s = 0.0
-        while True:
-            at_s += rng.expovariate(self.rate_rps)
-            instant_ns = round(at_s * SECOND)
-            if instant_ns >= duration_ns:
-                return
-            place = rng.randrange(self.active(instant_ns, duration_ns))
-            yield Call(instant_ns, self.models[place], self.slo_ns)
-
-
 def scenario(policy: str, *, models: int, seed: int, duration_ns: int) -> Scenario:
     """Make the run: model 0 is the minor one."""
-    major = Spreading(
-        rate_rps=_MAJOR_RPS,
+    steady_ns = round(_STEADY_SHARE * duration_ns)
+    major = Awakening(
         models=tuple(range(1, models)),
-        steady_ns=round(_STEADY_SHARE * duration_ns),
+        rate_rps=_MAJOR_RPS,
         slo_ns=SLO_NS,
+        from_ns=steady_ns,
+        every_ns=max(1, (duration_ns - steady_ns) // models),
     )
     minor = OpenLoop(arrivals=Poisson(rate_rps=_MINOR_RPS), models=(0,), slo_ns=SLO_NS)
-    return Scenario(
-        profile=read_profile("v100"),
-        models=equal_models(models),
+    return paper_scenario(
+        policy,
+        models=models,
         workload=Workload(streams=(major, minor)),
         slo_ns=SLO_NS,
-        duration_ns=duration_ns,
         seed=seed,
-        settings=settings(policy, faithful=True),
-        network=NETWORK,
+        duration_ns=duration_ns,
     )
 
 

@@ -15,15 +15,14 @@ the messages alone take can't be met by anybody, so the network is closer here t
 
 from typing import Final
 
-from cw.devices.profile_file import read_profile
 from cw.sim.experiments.drawing import policy_lines
 from cw.sim.experiments.experiment import Options, Result, Table, percent
-from cw.sim.experiments.families import settings
+from cw.sim.experiments.families import paper_scenario
 from cw.sim.experiments.measures import COLUMNS, NOTE, Measures, described, grouped, measure
 from cw.sim.experiments.pool import Pool
 from cw.sim.network import NetworkModel
 from cw.sim.plots import Chart, Panel, Series
-from cw.sim.scenario import Scenario, equal_models
+from cw.sim.scenario import Scenario
 from cw.units import MS, SECOND, US
 from cw.workload.arrivals import Poisson
 from cw.workload.streams import OpenLoop
@@ -50,16 +49,16 @@ def scenario(
     stream = OpenLoop(
         arrivals=Poisson(rate_rps=rate_rps), models=tuple(range(models)), slo_ns=slo_ns
     )
-    return Scenario(
-        profile=read_profile("v100"),
-        models=equal_models(models),
+    return paper_scenario(
+        policy,
+        models=models,
         workload=Workload(streams=(stream,)),
-        executors=EXECUTORS,
         slo_ns=slo_ns,
-        duration_ns=duration_ns,
         seed=seed,
-        settings=settings(policy, margin_ns=MARGIN_NS, faithful=True),
+        duration_ns=duration_ns,
+        executors=EXECUTORS,
         network=NETWORK,
+        margin_ns=MARGIN_NS,
     )
 
 

@@ -13,15 +13,14 @@ Ours deviates: each step is a run of its own; a client that is refused waits for
 
 from typing import Final
 
-from cw.devices.profile_file import read_profile
 from cw.sim.experiments.drawing import policy_lines
 from cw.sim.experiments.experiment import Cell, Options, Result, Table, percent
-from cw.sim.experiments.families import settings
+from cw.sim.experiments.families import paper_scenario
 from cw.sim.experiments.fig7 import EXECUTORS, MARGIN_NS, NETWORK, slo_steps_ns
 from cw.sim.experiments.pool import Pool
 from cw.sim.plots import Chart, Panel
 from cw.sim.report import Report
-from cw.sim.scenario import Scenario, equal_models
+from cw.sim.scenario import Scenario
 from cw.units import MS, SECOND
 from cw.workload.arrivals import Poisson
 from cw.workload.streams import OpenLoop
@@ -47,16 +46,16 @@ def scenario(policy: str, mix: str, *, slo_ns: int, seed: int, duration_ns: int)
         clients_per_model=clients,
         slo_ns=_BATCH_SLO_NS,
     ) if models else None  # fmt: skip
-    return Scenario(
-        profile=read_profile("v100"),
-        models=equal_models(_SENSITIVE + models),
+    return paper_scenario(
+        policy,
+        models=_SENSITIVE + models,
         workload=Workload(streams=(stream,), closed=(batch,) if batch else ()),
-        executors=EXECUTORS,
         slo_ns=slo_ns,
-        duration_ns=duration_ns,
         seed=seed,
-        settings=settings(policy, margin_ns=MARGIN_NS, faithful=True),
+        duration_ns=duration_ns,
+        executors=EXECUTORS,
         network=NETWORK,
+        margin_ns=MARGIN_NS,
     )
 
 

@@ -20,16 +20,15 @@ that twelve GPUs can do (see the bound). ``--only`` takes parts of the rate (1 b
 from collections.abc import Sequence
 from typing import Final
 
-from cw.devices.profile_file import read_profile
 from cw.sim.experiments.drawing import Timeline
 from cw.sim.experiments.experiment import Cell, Options, Result, Table, percent
-from cw.sim.experiments.families import NETWORK, settings
+from cw.sim.experiments.families import paper_scenario
 from cw.sim.experiments.measures import COLUMNS, NOTE, grouped, measure
 from cw.sim.experiments.pool import Pool
 from cw.sim.experiments.reference import PAPER_AZURE_MODELS, PAPER_AZURE_RPS
 from cw.sim.plots import Chart
 from cw.sim.report import Report
-from cw.sim.scenario import Scenario, equal_models
+from cw.sim.scenario import Scenario
 from cw.units import MS, SECOND
 from cw.workload.rates import AzureLike, Piecewise
 from cw.workload.workload import Workload
@@ -47,17 +46,15 @@ def scenario(policy: str, *, part: float, seed: int, duration_ns: int) -> Scenar
         models=tuple(range(PAPER_AZURE_MODELS)),
         slo_ns=SLO_NS,
     )
-    return Scenario(
-        profile=read_profile("v100"),
-        models=equal_models(PAPER_AZURE_MODELS),
+    return paper_scenario(
+        policy,
+        models=PAPER_AZURE_MODELS,
         workload=Workload(streams=(stream,)),
+        slo_ns=SLO_NS,
+        seed=seed,
+        duration_ns=duration_ns,
         executors=EXECUTORS,
         gateways=4,
-        slo_ns=SLO_NS,
-        duration_ns=duration_ns,
-        seed=seed,
-        settings=settings(policy, faithful=True),
-        network=NETWORK,
     )
 
 

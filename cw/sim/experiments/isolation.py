@@ -27,8 +27,8 @@ from cw.sim.report import Report
 from cw.sim.scenario import Scenario, SimModel
 from cw.units import MS, SECOND
 from cw.workload.arrivals import Poisson
-from cw.workload.streams import OpenLoop
-from cw.workload.workload import Workload
+from cw.workload.streams import Flood, OpenLoop
+from cw.workload.workload import Stream, Workload
 
 SLOS_MS: Final = (100, 25)
 FLOODS: Final = (0, 500, 1_000, 2_000, 4_000, 8_000)
@@ -56,10 +56,9 @@ def scenario(policy: str, *, slo_ms: int, flood_rps: int, seed: int, duration_ns
     quiet = OpenLoop(
         arrivals=Poisson(rate_rps=_QUIET * _QUIET_RPS), models=tuple(range(_QUIET)), slo_ns=slo_ns
     )
-    streams = [quiet]
+    streams: list[Stream] = [quiet]
     if flood_rps:
-        flood = OpenLoop(arrivals=Poisson(rate_rps=flood_rps), models=(_QUIET,), slo_ns=slo_ns)
-        streams.append(flood)
+        streams.append(Flood(models=(_QUIET,), rate_rps=flood_rps, slo_ns=slo_ns))
     return Scenario(
         profile=probe_v100(),
         models=tuple(SimModel(name=f"model-{at}", tenant=at + 1) for at in range(_QUIET + 1)),
