@@ -212,7 +212,12 @@ def _converted(name: str, value: object, kind: Any) -> object:
         return tuple(_plain(item, get_args(kind)[0]) for item in value)
     if attrs.has(kind):
         raise TypeError("expected a table of settings")
-    return _plain(value, kind)
+    plain = _plain(value, kind)
+    if name.endswith(("_ratio", "_share", "_quantile")) and isinstance(plain, (int, float)):
+        if plain > 1:
+            raise ValueError("expected a part of the whole, 0 to 1")
+        plain = float(plain)
+    return plain
 
 
 def _plain(value: object, kind: type[object]) -> object:

@@ -165,6 +165,8 @@ def refusal_for(books: Books, request: Request, end_ns: int | None, now_ns: int)
     elif not model.serving:
         reason, why = RefusalReason.COLD, "its weights are not on a device"
         note_missed(books, model, now_ns)
+    elif finish_ns <= request.deadline_ns:
+        reason, why = RefusalReason.OVERLOAD, "the devices' time goes to fuller batches"
     else:
         reason, why = RefusalReason.OVERLOAD, "the devices are full of promises"
     return Refusal(

@@ -156,7 +156,7 @@ def _settings(arguments: argparse.Namespace) -> SchedulerSettings:
     lines = [f'policy = "{arguments.policy}"']
     for one in arguments.settings:
         key, _, value = one.partition("=")
-        is_number = value.replace(".", "", 1).isdigit()
+        is_number = value.removeprefix("-").replace(".", "", 1).isdigit()
         lines.append(f"{key} = {value}" if is_number else f'{key} = "{value}"')
     try:
         table = tomllib.loads("\n".join(lines))

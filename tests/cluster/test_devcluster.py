@@ -146,6 +146,9 @@ WRONG_SETTINGS = [
     ("[link]\nheartbeat = '2s'", "heartbeat"),
     ("[executor]\ncores = [0, 'one']", "cores = [0, 'one']"),
     ("[scheduler]\nhold_ratio = nan", "hold_ratio = nan"),
+    ("[scheduler]\nhold_ratio = 25", "0 to 1"),
+    ("[scheduler]\nobjective = 'money'", "'money'"),
+    ("[scheduler]\nweights = 'a=-1'", "a=-1"),
 ]
 
 

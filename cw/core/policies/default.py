@@ -48,6 +48,8 @@ class DefaultPolicy:
         self.books: Final = books
         self.shares: Final = Shares(books)
         self.hold_ratio: Final = books.settings.hold_ratio
+        self.is_early: Final = self.hold_ratio < 1.0
+        """Whether batches are opened, and promised, before they are sent."""
         self.opening: Final = Opening(self.shares, self.hold_ratio)
 
     # --- requests ---------------------------------------------------------------------------------
@@ -67,11 +69,11 @@ class DefaultPolicy:
         """Promise what fits and is worth it, refuse what is hopeless, hold the rest."""
         model, due_ns = request.model, self._due_ns(request)
         self.shares.arrived(request, now_ns)
-        if self.hold_ratio == 1.0 and 0 < len(model.serving) < len(model.places):
+        if not self.is_early and 0 < len(model.serving) < len(model.places):
             # Not so where batches are opened early: they would scatter, and stay thin.
             placement.note_spare_pages(self.books, model, now_ns)
         # Those who wait already come before this one.
-        if not model.queue and self.hold_ratio < 1.0:
+        if not model.queue and self.is_early:
             joined = self.opening.join(model, request, due_ns, now_ns)
             if joined is not None:
                 self._plan(joined, [request])
@@ -82,7 +84,7 @@ class DefaultPolicy:
         if refusal is not None:
             return refusal
         self.books.enqueue(request)
-        if self.hold_ratio < 1.0 and model.serving:
+        if self.is_early and model.serving:
             self._open(model, now_ns)
             if request.state is not RequestState.WAITING:
                 return None
@@ -96,11 +98,7 @@ class DefaultPolicy:
     def decide(self, request: Request, *, now_ns: int) -> Refusal | None:
         """Its hold is over: promise it with those who wait with it, if that pays; or refuse."""
         model = request.model
-        while (
-            self.hold_ratio < 1.0
-            and request.state is RequestState.WAITING
-            and self._open(model, now_ns)
-        ):
+        while self.is_early and request.state is RequestState.WAITING and self._open(model, now_ns):
             pass
         if request.state is not RequestState.WAITING:
             return None
@@ -125,7 +123,7 @@ class DefaultPolicy:
 
     def reconsider(self, executor: ExecutorBooks, *, now_ns: int) -> None:
         """Find places for the promised that have none, and plan behind LOADs that are under way."""
-        if self.hold_ratio >= 1.0 and not self.books.promised_waiting:
+        if not self.is_early and not self.books.promised_waiting:
             return
         for place in list(executor.waiting.values()):
             queue = place.model.queue
@@ -136,7 +134,7 @@ class DefaultPolicy:
                 request = queue[0]
                 self.books.dequeue(request)
                 self._plan(fit, [request])
-            if self.hold_ratio < 1.0 and place.residency is Residency.LOADING:
+            if self.is_early and place.residency is Residency.LOADING:
                 while queue and not queue[0].promised and self._open(place.model, now_ns):
                     pass
 
@@ -169,7 +167,7 @@ class DefaultPolicy:
             batch = self._commit_held(chosen, now_ns)
         cost_ns = batch.costs.by_count[len(batch.requests)] + executor.pipe.overhead_ns
         self.shares.used(batch.place, batch.requests, cost_ns, now_ns)
-        if self.hold_ratio < 1.0:
+        if self.is_early:
             self.opening.ran(batch.place, batch.requests, cost_ns, now_ns)
         return batch
 
