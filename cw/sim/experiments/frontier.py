@@ -21,7 +21,7 @@ from cw.sim.plots import Chart, Panel, Series
 from cw.sim.report import Report
 from cw.units import MS
 
-FAMILIES: Final = ("v25", "v100", "h25", "six100", "mix100")
+FAMILIES: Final = ("v25", "v100", "v250", "h25", "h50", "six100", "mix100")
 _HOLDS: Final = ("0", "0.05", "0.1", "0.25", "0.5", "0.75", "1")
 _QUICK_HOLDS: Final = ("0", "0.25", "1")
 
