@@ -62,5 +62,13 @@ class DeviceFault(CwError):
     """The device broke in the middle of an action. The executor must restart; nothing else can."""
 
 
+class StartMissed(CwError):
+    """A device's lane was free only after the action's window had closed: nothing was started."""
+
+
+class HostMemoryFull(CwError):
+    """No room for another model's image in host memory. Prepare it elsewhere, or remove one."""
+
+
 class ProgramNotAllowed(CwError):
     """A program's hash is not on the allow-list. An administrator allows it, or it never runs."""

@@ -222,8 +222,9 @@ class ExecutorActor:
         for lane in self._lanes:
             lane.drop(lambda queued: not isinstance(queued.action, Infer))
         while any(
-            lane.running is not None and not isinstance(lane.running.action, Infer)
+            not isinstance(queued.action, Infer)
             for lane in self._lanes
+            for queued in lane.in_flight
         ):
             await self._action_ended.park()
 

@@ -1,8 +1,9 @@
-"""One serial lane: waits for the head action's window and inputs, runs it, says how it ended.
+"""One serial lane: gives its head action to the device in time, and says how it ended.
 
-`core/lane.py` decides; this does. The lane sleeps until the instant that the decision named or
-until it is poked: inputs came, a slot was cancelled, an action on the other lane ended. Between a
-poke and the device's call there is one task switch, and none between the device's end and the
+`core/lane.py` decides; this does. Two tasks take turns at the head, so that one can look at it
+while the other's action runs, and stage it. The one whose turn it is sleeps until the instant that
+the decision named or until it is poked: inputs came, a slot was cancelled, an action ended. Between
+a poke and the device's call there is one task switch, and none between the device's end and the
 answers: the outputs are put where the gateways' calls find them before anything else is told.
 """
 
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol, assert_never
 
+import attrs
 import trio
 
 from cw.actors.clock import PreciseTimer, now_ns
@@ -17,10 +19,10 @@ from cw.actors.queued import Ended, Queued, model_of
 from cw.actors.weights_cache import WeightsCache
 from cw.core.input_batch import ActionKey
 from cw.core.input_buffer import InputBuffer
-from cw.core.lane import Head, Inputs, LanePlan, Start, Wait
+from cw.core.lane import LANE_DEPTH, Head, Inputs, LanePlan, Start, Wait
 from cw.core.residency import Residency
 from cw.devices.device import Device, DeviceReport
-from cw.errors import CwError, DeviceFault, ProtocolViolation
+from cw.errors import CwError, DeviceFault, ProtocolViolation, StartMissed
 from cw.messages import Infer, Load, Outcome, Prepare, Unload
 
 
@@ -56,8 +58,9 @@ class LaneActor:
         self._plan: Final = LanePlan()
         self._queue: deque[Queued] = deque()
         self._scope: trio.CancelScope | None = None
-        self.running: Queued | None = None
-        """What the device is busy with."""
+        self._turn: Final = trio.Lock()
+        self.in_flight: list[Queued] = []
+        """What the device has, in its order: the first runs, a second is staged."""
 
     def __len__(self) -> int:
         """Count the actions that wait."""
@@ -94,21 +97,35 @@ class LaneActor:
             DeviceFault: The device broke; the result was told.
         """
         with PreciseTimer() as timer:
-            while True:
-                if not self._queue:
-                    await self._rest(timer, None)
-                    continue
-                queued = self._queue[0]
-                step = self._plan.next_step(self._head(queued), now_ns=now_ns())
-                match step:
-                    case Wait():
-                        await self._rest(timer, step.until_ns)
-                    case Start():
-                        self._queue.popleft()
-                        await self._perform(queued)
-                    case _:
-                        self._queue.popleft()
-                        self._reject(queued, self._named(step, queued))
+            async with trio.open_nursery() as nursery:
+                for _ in range(LANE_DEPTH):
+                    nursery.start_soon(self._serve, timer)
+
+    async def _serve(self, timer: PreciseTimer) -> None:
+        """Take turns with the lane's other task."""
+        while True:
+            async with self._turn:
+                queued = await self._next(timer)
+                self.in_flight.append(queued)
+            # No checkpoint until the device has it: so it has them in the order of the turns.
+            await self._perform(queued)
+
+    async def _next(self, timer: PreciseTimer) -> Queued:
+        """Wait until the head may be given to the device, and take it out."""
+        while True:
+            if not self._queue:
+                await self._rest(timer, None)
+                continue
+            queued = self._queue[0]
+            step = self._plan.next_step(self._head(queued), now_ns=now_ns())
+            match step:
+                case Wait():
+                    await self._rest(timer, step.until_ns)
+                case Start():
+                    return self._queue.popleft()
+                case _:
+                    self._queue.popleft()
+                    self._reject(queued, self._named(step, queued))
 
     async def _rest(self, timer: PreciseTimer, until_ns: int | None) -> None:
         """Sleep until an instant or a poke, whichever comes first.
@@ -123,14 +140,21 @@ class LaneActor:
         self._scope = None
 
     def _head(self, queued: Queued) -> Head:
-        action = queued.action
-        is_its_turn = self._weights.residency.is_turn(model_of(action), queued.turn)
-        if not isinstance(action, Infer):
-            return Head(window=queued.window, is_its_turn=is_its_turn)
-        return Head(
+        action, residency = queued.action, self._weights.residency
+        # INFERs in front of it change nothing about its model. A LOAD may fail.
+        ahead = {other.turn for other in self.in_flight if isinstance(other.action, Infer)}
+        both = [queued, *self.in_flight]
+        head = Head(
             window=queued.window,
+            is_its_turn=residency.is_turn(model_of(action), queued.turn, ahead=ahead),
+            is_behind=bool(self.in_flight),
+            may_be_staged=all(isinstance(other.action, Infer | Load) for other in both),
+        )
+        if not isinstance(action, Infer):
+            return head
+        return attrs.evolve(
+            head,
             inputs=Inputs.ALL if queued.key is None else self._buffer.batch(queued.key).presence,
-            is_its_turn=is_its_turn,
             is_resident=self._weights.state(action.model_id) is Residency.WARM,
         )
 
@@ -143,7 +167,6 @@ class LaneActor:
 
     async def _perform(self, queued: Queued) -> None:
         """Run an action on the device, whatever comes of it."""
-        self.running = queued
         start_ns = now_ns()
         try:
             match queued.action:
@@ -162,6 +185,8 @@ class LaneActor:
             self._fail(queued, Outcome.DEVICE_FAULT, start_ns, str(exc))
             await self._host.device_broke(queued)
             raise
+        except StartMissed as exc:
+            self._reject(queued, Outcome.TOO_LATE, str(exc))
         except CwError as exc:
             self._fail(queued, Outcome.INVALID, start_ns, str(exc))
             if isinstance(exc, ProtocolViolation):
@@ -172,7 +197,10 @@ class LaneActor:
         batch = None if queued.key is None else self._buffer.batch(queued.key)
         slots = [] if batch is None else batch.start()
         report = await self._device.infer(
-            action.model_id, action.batch_size, [slot.tensors for slot in slots]
+            action.model_id,
+            action.batch_size,
+            [slot.tensors for slot in slots],
+            window=queued.window,
         )
         if batch is not None:
             clock = queued.link.clock
@@ -196,7 +224,8 @@ class LaneActor:
         elif not self._weights.can_fit(action.model_id):
             self._fail(queued, Outcome.PAGES_EXHAUSTED, now, "UNLOAD something before this LOAD")
         else:
-            self._succeed(queued, await self._weights.load(action.model_id))
+            report = await self._weights.load(action.model_id, window=queued.window)
+            self._succeed(queued, report)
 
     async def _unload(self, queued: Queued, action: Unload) -> None:
         """Free pages. What is not there is free already: an UNLOAD behind a LOAD that failed."""
@@ -260,6 +289,6 @@ class LaneActor:
         return start_ns if ready_ns is None else ready_ns
 
     def _end(self, queued: Queued, ended: Ended) -> None:
-        if self.running is queued:
-            self.running = None
+        if queued in self.in_flight:
+            self.in_flight.remove(queued)
         self._host.action_ended(queued, ended)

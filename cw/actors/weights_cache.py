@@ -20,7 +20,7 @@ from cw.core.pages import PagePool
 from cw.core.residency import Residency, ResidencyTable, Step
 from cw.devices.device import Device, DeviceReport
 from cw.errors import ArchiveInvalid, CwError, ProgramNotAllowed
-from cw.messages import ModelId, ModelSpec, model_id_for
+from cw.messages import ModelId, ModelSpec, Window, model_id_for
 from cw.models.store import ModelStore
 
 
@@ -146,17 +146,22 @@ class WeightsCache:
         self.residency.step(model.model_id, Step.PREPARED)
         return report
 
-    async def load(self, model_id: ModelId) -> DeviceReport:
+    async def load(self, model_id: ModelId, *, window: Window | None = None) -> DeviceReport:
         """Copy a cold model's weights into free pages; `can_fit` was asked.
 
+        Args:
+            model_id: Which model.
+            window: Bounds on the copy's start, on this process's clock; None: at once.
+
         Raises:
+            StartMissed: The lane was free only after the window; the model is cold still.
             ProtocolViolation: The model is not cold.
             DeviceFault: The device broke.
         """
         self.residency.step(model_id, Step.LOAD_BEGINS)
         pages = self._pages.claim(model_id, self._specs[model_id].pages)
         try:
-            report = await self._device.load(model_id, pages)
+            report = await self._device.load(model_id, pages, window=window)
         except CwError:
             self._pages.release(model_id)
             self.residency.step(model_id, Step.LOAD_FAILS)

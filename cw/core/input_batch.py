@@ -235,6 +235,10 @@ class Batch:
         assert self.phase is not Phase.ENDED, f"{self.key} ended twice"
         self.phase = Phase.ENDED
         self._outcome, self._device_ns, self._detail = outcome, device_ns, detail
+        if outcome is Outcome.TOO_LATE:
+            # Begun by the lane but not by the device (a staged one that missed its window).
+            for state in self._slots:
+                state.ran = False
         if outcome is Outcome.OK:
             ran = [state for state in self._slots if state.ran]
             for state, tensors, busy_ns in zip(ran, outputs, lane_busy_ns, strict=True):

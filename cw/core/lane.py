@@ -2,7 +2,10 @@
 
 Rules
 -----
-1. A lane is serial and in order: only its head is looked at, and nothing starts while it runs.
+1. A lane is serial and in order: only its head is looked at. While an action runs the head may be
+   *staged*: given to the device already, which begins it by its own clockwork when the lane is
+   free, if its window allows. Only what needs nothing more is staged: an INFER with all its inputs,
+   of a model that is resident, or a LOAD, behind one of the same two kinds; and one at most.
 2. A window bounds the start, both ends included. Before `earliest` nothing starts, after `latest`
    nothing does either: a late action would push all later ones out of their windows, too.
 3. An action waits for its turn with its model (`core/residency.py`): a LOAD for the UNLOAD before
@@ -12,6 +15,8 @@ Rules
 5. An INFER that nobody has brought any input for by `latest` does not start: `INPUTS_LATE`. One
    whose slots were all cancelled ends at once: `CANCELLED`. A probe has no slots and needs none.
 6. A model that is not resident when its turn has come never will be: `NOT_RESIDENT`, at once.
+7. The device is given an action `HAND_OVER_NS` before `earliest`, at most, and starts it on time:
+   its clockwork is more precise than timers of the event loop. Until then a slot may be cancelled.
 
 The lane's actor (`actors/lane.py`) does what is decided here. The lane remembers when it ran
 lately, for a request to learn how long others kept it waiting.
@@ -24,11 +29,17 @@ from typing import Final
 import attrs
 
 from cw.messages import Outcome, Window
-from cw.units import US
+from cw.units import MS, US
 
 LAST_CALL_NS: Final = 300 * US
 """How long before `latest` a batch stops waiting for the rest of its inputs. A timerfd wakes about
 50 us late, and up to 300 us on a busy machine."""
+
+HAND_OVER_NS: Final = MS
+"""How long before `earliest` an action may be given to the device. Event loops are late by less."""
+
+LANE_DEPTH: Final = 2
+"""Actions with the device at a time: the one that runs, and one that is staged."""
 
 _HISTORY_COUNT: Final = 512
 """Runs remembered. At 1 ms each they reach back 0.5 s, further than SLOs worth explaining."""
@@ -56,6 +67,10 @@ class Head:
     """No earlier action of the same model is unfinished."""
     is_resident: bool = True
     """The model's weights are in pages; said of what does not need them, too."""
+    is_behind: bool = False
+    """The device is busy with an action of this lane."""
+    may_be_staged: bool = True
+    """Both that action and this one are of a kind that a device can begin by itself."""
 
 
 @attrs.frozen(kw_only=True)
@@ -98,10 +113,13 @@ class LanePlan:
             now_ns: This process's clock.
 
         Returns:
-            `Start`; or `Wait`; or the outcome of an action that will not be started.
+            `Start`, which means to give it to the device; or `Wait`; or the outcome of an action
+            that will not be started.
         """
         if head.inputs is Inputs.CANCELLED:
             return Outcome.CANCELLED
+        if head.is_behind and not self._can_stage(head):
+            return Wait(until_ns=None)
         if head.window is None:
             return Start() if head.is_its_turn else Wait(until_ns=None)
         if head.is_its_turn and not head.is_resident:
@@ -114,10 +132,19 @@ class LanePlan:
         start_ns = self._earliest_start_ns(head, head.window)
         return Start() if start_ns <= now_ns else Wait(until_ns=start_ns)
 
+    def _can_stage(self, head: Head) -> bool:
+        return (
+            head.may_be_staged
+            and head.window is not None
+            and head.inputs is Inputs.ALL
+            and head.is_its_turn
+            and head.is_resident
+        )
+
     def _earliest_start_ns(self, head: Head, window: Window) -> int:
         match head.inputs:
             case Inputs.ALL:
-                return window.earliest_ns
+                return window.earliest_ns - HAND_OVER_NS
             case Inputs.SOME:
                 return max(window.earliest_ns, window.latest_ns - LAST_CALL_NS)
             case _:

@@ -16,7 +16,7 @@ Rules
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -112,9 +112,17 @@ class ResidencyTable:
         assert turn not in line, f"turn {turn} of model {model_id} was announced twice"
         line[turn] = None
 
-    def is_turn(self, model_id: ModelId, turn: int) -> bool:
-        """Say whether all actions announced before this one are finished."""
-        return next(iter(self._lines[model_id])) == turn
+    def is_turn(
+        self, model_id: ModelId, turn: int, *, ahead: Collection[int] = frozenset()
+    ) -> bool:
+        """Say whether all actions announced before this one are finished.
+
+        Args:
+            model_id: Which model it is for.
+            turn: Which action.
+            ahead: Actions that surely end before this one could begin: they don't count.
+        """
+        return next(other for other in self._lines[model_id] if other not in ahead) == turn
 
     def finish(self, model_id: ModelId, turn: int) -> None:
         """Take an action out, wherever in the line: it ended, or will never be started."""

@@ -1,9 +1,12 @@
 """The device protocol: the little that an executor needs of whatever runs models.
 
 One contract suite (`tests/actor/test_device_contract.py`) runs over every implementation. A device
-obeys: it keeps no queue, takes no decision and never waits for another action. The lane that drives
-it (`actors/lane.py`) guarantees that no two calls overlap on one lane, that a model is prepared
+obeys: it takes no decision, and no more than one call waits behind the one that runs on a lane. The
+lane's actor (`actors/lane.py`), which drives it, guarantees that; and that a model is prepared
 before it is loaded and resident before it runs, and that its pages are not taken while it does.
+
+A call with a *window* begins by the device's own clockwork, not by the event loop's: as soon as its
+lane is free, never before `earliest`, never after `latest` (design/0013).
 """
 
 from collections.abc import Sequence
@@ -12,7 +15,7 @@ from typing import Protocol
 
 import attrs
 
-from cw.messages import DeviceDescription, ModelId, ModelSpec
+from cw.messages import DeviceDescription, ModelId, ModelSpec, Window
 
 Tensors = tuple[bytes | memoryview, ...]
 """One sample's tensors in the model's own order, C-contiguous, little-endian."""
@@ -59,8 +62,20 @@ class Device(Protocol):
         """
         ...
 
-    async def load(self, model_id: ModelId, pages: Sequence[int]) -> DeviceReport:
-        """Copy the weights into these pages (numbers in 0..pages_total-1, chosen by the caller)."""
+    async def load(
+        self, model_id: ModelId, pages: Sequence[int], *, window: Window | None = None
+    ) -> DeviceReport:
+        """Copy the weights into these pages (numbers in 0..pages_total-1, chosen by the caller).
+
+        Args:
+            model_id: A prepared model, not resident.
+            pages: Free ones; as many as the model's spec says.
+            window: Bounds on the start, on this process's clock; None: at once.
+
+        Raises:
+            StartMissed: The lane was free only after `latest`; the pages are free still.
+            DeviceFault: The device broke; the executor has to restart.
+        """
         ...
 
     async def unload(self, model_id: ModelId) -> None:
@@ -68,13 +83,25 @@ class Device(Protocol):
         ...
 
     async def infer(
-        self, model_id: ModelId, batch_size: int, inputs: Sequence[Tensors]
+        self,
+        model_id: ModelId,
+        batch_size: int,
+        inputs: Sequence[Tensors],
+        *,
+        window: Window | None = None,
     ) -> InferReport:
         """Run a batch of `batch_size`, of which `len(inputs)` are real and the rest is padding.
 
         With no inputs at all it runs on random ones: a probe, made to be measured.
 
+        Args:
+            model_id: A resident model.
+            batch_size: One of its batch sizes.
+            inputs: Per request, the bytes of each input.
+            window: Bounds on the start, on this process's clock; None: at once.
+
         Raises:
+            StartMissed: The lane was free only after `latest`; nothing ran.
             DeviceFault: The device broke; the executor has to restart.
         """
         ...

@@ -20,8 +20,10 @@ from cw.devices.device import DeviceReport, InferReport, Tensors
 from cw.devices.fitting import check_fit, read_program, read_weights
 from cw.devices.page_claims import PageClaims
 from cw.devices.profile_file import EmulationProfile
-from cw.messages import DeviceDescription, ModelId, ModelSpec
+from cw.errors import StartMissed
+from cw.messages import DeviceDescription, ModelId, ModelSpec, Window
 from cw.models.program_signature import ProgramSignature
+from cw.units import format_ms
 
 
 class EmulatedDevice:
@@ -91,11 +93,17 @@ class EmulatedDevice:
             profile.prepare_program_ns if is_first else profile.prepare_model_ns
         )
 
-    async def load(self, model_id: ModelId, pages: Sequence[int]) -> DeviceReport:
+    async def load(
+        self, model_id: ModelId, pages: Sequence[int], *, window: Window | None = None
+    ) -> DeviceReport:
         """Take the pages, and the time."""
         model = self._models[model_id]
         self._claims.claim(model_id, pages, model.pages)
-        return await self._load_lane.run(self._profile.load_ns(model.image_bytes))
+        try:
+            return await self._load_lane.run(self._profile.load_ns(model.image_bytes), window)
+        except StartMissed:
+            self._claims.release(model_id)
+            raise
 
     async def unload(self, model_id: ModelId) -> None:
         """Give the pages back, in no time."""
@@ -103,7 +111,12 @@ class EmulatedDevice:
         await trio.lowlevel.checkpoint()
 
     async def infer(
-        self, model_id: ModelId, batch_size: int, inputs: Sequence[Tensors]
+        self,
+        model_id: ModelId,
+        batch_size: int,
+        inputs: Sequence[Tensors],
+        *,
+        window: Window | None = None,
     ) -> InferReport:
         """Take the time, and echo."""
         model = self._models[model_id]
@@ -112,7 +125,7 @@ class EmulatedDevice:
         assert len(inputs) <= batch_size, f"{len(inputs)} inputs in a batch of {batch_size}"
         outputs = tuple(_echo(model, tensors) for tensors in inputs)
         report = await self._infer_lane.run(
-            self._profile.infer_ns(model.program_sha256, batch_size)
+            self._profile.infer_ns(model.program_sha256, batch_size), window
         )
         return InferReport(**attrs.asdict(report), outputs=outputs)
 
@@ -143,14 +156,25 @@ class _Lane:
         self._timer.__enter__()
         self._closed = False
 
-    async def run(self, expected_ns: int) -> DeviceReport:
-        """Be busy for about `expected_ns`, from when the lane is free."""
+    async def run(self, expected_ns: int, window: Window | None = None) -> DeviceReport:
+        """Be busy for about `expected_ns`, from when the lane is free and the window open.
+
+        Raises:
+            StartMissed: The window had closed by then.
+        """
         # A real device can't be stopped half-way, so neither can this one: a cancel is seen at
         # the caller's next checkpoint.
         with trio.CancelScope(shield=True):
             async with self._turn:
                 assert not self._closed, "a call to a device that was closed"
+                if window is not None:
+                    await self._timer.sleep_until_ns(window.earliest_ns)
                 start_ns = now_ns()
+                if window is not None and start_ns > window.latest_ns:
+                    raise StartMissed(
+                        f"expected a start {format_ms(start_ns - window.latest_ns)} earlier: the "
+                        "actions before it took too long"
+                    )
                 device_ns = self._draw_ns(expected_ns)
                 await self._timer.sleep_until_ns(start_ns + device_ns)
                 end_ns = max(now_ns(), start_ns + device_ns)

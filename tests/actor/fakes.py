@@ -11,12 +11,12 @@ from pathlib import Path
 import attrs
 import trio
 
-from cw.actors.clock import now_ns
+from cw.actors.clock import now_ns, trio_time
 from cw.actors.executor import ExecutorActor
 from cw.actors.weights_cache import ModelFiles
 from cw.config import ExecutorSettings, LinkSettings
 from cw.devices.device import DeviceReport, InferReport
-from cw.errors import DeviceFault, PeerDisconnected
+from cw.errors import DeviceFault, PeerDisconnected, StartMissed
 from cw.messages import (
     ActionId,
     Attempt,
@@ -78,7 +78,10 @@ class FakeDevice:
     pages: dict = attrs.Factory(dict)
     breaks_on: str = ""
     refuses_prepare: Exception | None = None
+    waiting: int = 0
+    """Calls that the device has, but has not begun; of the lane that was used last."""
     _running: set = attrs.Factory(set)
+    _turns: dict = attrs.Factory(dict)
 
     def describe(self):
         return DeviceDescription(
@@ -92,8 +95,19 @@ class FakeDevice:
     def starts(self, method):
         return [start_ns for name, _, start_ns in self.calls if name == method]
 
-    async def _take(self, method, model_id, duration_ns, *, lane):
-        assert lane not in self._running, f"{method} overlaps another call on the {lane} lane"
+    async def _take(self, method, model_id, duration_ns, *, lane, window=None):
+        turn = self._turns.setdefault(lane, trio.StrictFIFOLock())
+        self.waiting = turn.statistics().tasks_waiting + turn.locked()
+        assert self.waiting <= 1, f"more than one call waits behind another on the {lane} lane"
+        async with turn:
+            self.waiting = turn.statistics().tasks_waiting
+            return await self._take_turn(method, model_id, duration_ns, lane, window)
+
+    async def _take_turn(self, method, model_id, duration_ns, lane, window):
+        if window is not None:
+            await trio.sleep_until(trio_time(window.earliest_ns))
+            if now_ns() > window.latest_ns:
+                raise StartMissed(f"{method} of model {model_id} was too late")
         start_ns = now_ns()
         self.calls.append((method, model_id, start_ns))
         self._running.add(lane)
@@ -114,12 +128,17 @@ class FakeDevice:
         report = await self._take("prepare", model.model_id, self.prepare_ns, lane="infer")
         return DeviceReport(**report)
 
-    async def load(self, model_id, pages):
+    async def load(self, model_id, pages, *, window=None):
         taken = {page for held in self.pages.values() for page in held}
         assert not taken & set(pages), "a page was given to two models"
         self.pages[model_id] = tuple(pages)
         lane = "infer" if self.shared_lanes else "load"
-        return DeviceReport(**await self._take("load", model_id, self.load_ns, lane=lane))
+        try:
+            report = await self._take("load", model_id, self.load_ns, lane=lane, window=window)
+        except StartMissed:
+            del self.pages[model_id]
+            raise
+        return DeviceReport(**report)
 
     async def unload(self, model_id):
         assert "infer" not in self._running or self.calls[-1][1] != model_id, "UNLOAD under INFER"
@@ -127,9 +146,9 @@ class FakeDevice:
         del self.pages[model_id]
         await trio.lowlevel.checkpoint()
 
-    async def infer(self, model_id, batch_size, inputs):
+    async def infer(self, model_id, batch_size, inputs, *, window=None):
         assert model_id in self.pages, "INFER of a model without pages"
-        report = await self._take("infer", model_id, self.infer_ns, lane="infer")
+        report = await self._take("infer", model_id, self.infer_ns, lane="infer", window=window)
         outputs = tuple((bytes(tensors[0])[::-1],) for tensors in inputs)
         return InferReport(**report, outputs=outputs)
 

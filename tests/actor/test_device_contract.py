@@ -4,6 +4,7 @@ The emulated device computes nothing, so outputs are compared with what the same
 request alone. `test_devices.py` compares the CPU's with the model's own.
 """
 
+import itertools
 import threading
 
 import attrs
@@ -11,8 +12,9 @@ import pytest
 import trio
 
 from cw.actors.clock import now_ns
-from cw.errors import ArchiveInvalid
-from cw.messages import Datatype, TensorSpec
+from cw.errors import ArchiveInvalid, StartMissed
+from cw.messages import Datatype, TensorSpec, Window
+from cw.units import MS, SECOND
 from tests.actor.device_models import (
     KINDS,
     PAGES_TOTAL,
@@ -277,3 +279,63 @@ async def test_closing_leaves_nothing_behind(kind, archives):
 
     assert threading.active_count() == threads
     assert open_files() == files
+
+
+async def test_a_call_begins_inside_its_window(device, archives):
+    """The lane's actor gives actions ahead of time and leaves the start to the device."""
+    spec = await prepare(device, archives["tiny-mlp-a"])
+    opens_ns = now_ns() + 5 * MS
+    window = Window(earliest_ns=opens_ns, latest_ns=opens_ns + SECOND)
+    loaded = await device.load(spec.model_id, [0], window=window)
+    assert opens_ns <= loaded.start_ns <= opens_ns + SECOND
+
+    opens_ns = now_ns() + 5 * MS
+    window = Window(earliest_ns=opens_ns, latest_ns=opens_ns + SECOND)
+    ran = await device.infer(spec.model_id, 1, [sample(spec, 0)], window=window)
+    assert opens_ns <= ran.start_ns <= opens_ns + SECOND
+
+
+async def test_a_load_that_comes_too_late_takes_no_pages(device, archives):
+    """The controller is told, and gives the pages to another."""
+    first = await prepare(device, archives["tiny-mlp-a"])
+    second = await prepare(device, archives["tiny-mlp-b"])
+    closed = Window(earliest_ns=now_ns() - 2 * MS, latest_ns=now_ns() - MS)
+    with pytest.raises(StartMissed, match="expected a start"):
+        await device.load(first.model_id, [0], window=closed)
+    await device.load(second.model_id, [0])
+    await device.load(first.model_id, [1])
+
+    assert await answer_alone(device, first, sample(first, 0))
+
+
+async def test_an_infer_that_comes_too_late_does_not_run(device, archives):
+    """A late action would push those behind it out of their windows, too."""
+    spec = await prepare(device, archives["tiny-mlp-a"])
+    await device.load(spec.model_id, [0])
+    closed = Window(earliest_ns=now_ns() - 2 * MS, latest_ns=now_ns() - MS)
+    with pytest.raises(StartMissed, match="expected a start"):
+        await device.infer(spec.model_id, 1, [sample(spec, 0)], window=closed)
+
+
+async def test_a_staged_call_follows_the_one_that_runs(device, archives):
+    """In order and without overlap, each with its own outputs."""
+    spec = await prepare(device, archives["tiny-mlp-a"])
+    await device.load(spec.model_id, [0])
+    window = Window(earliest_ns=0, latest_ns=now_ns() + 60 * SECOND)
+    requests = [sample(spec, seed) for seed in range(6)]
+    reports = {}
+
+    async def run(index):
+        reports[index] = await device.infer(spec.model_id, 1, [requests[index]], window=window)
+
+    for index in range(0, 6, 2):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, index)
+            await trio.lowlevel.checkpoint()
+            nursery.start_soon(run, index + 1)
+
+    in_order = sorted(reports.values(), key=lambda report: report.start_ns)
+    for one, other in itertools.pairwise(in_order):
+        assert one.end_ns <= other.start_ns
+    for index, inputs in enumerate(requests):
+        assert_close(reports[index].outputs[0], await answer_alone(device, spec, inputs))

@@ -2,12 +2,13 @@
 
 import pytest
 import trio
+import trio.testing
 
 from cw.actors.clock import now_ns
 from cw.core.lane import LAST_CALL_NS
 from cw.messages import Outcome
 from cw.units import MS, SECOND, US
-from tests.actor.fakes import FakeController, running_executor
+from tests.actor.fakes import FakeController, FakeDevice, make_model, running_executor
 
 CLOCK_ERROR_NS = 100 * US
 """The fake clocks agree, but between two pings nobody can be sure of it: `latest` moves."""
@@ -143,3 +144,92 @@ async def test_lane_busy_tells_how_long_others_kept_a_request_waiting(autojump_c
         answer = await rig.port.infer(inputs)
 
         assert answer.slots[0].lane_busy_ns == pytest.approx(3 * MS, abs=10)
+
+
+async def test_the_next_infer_begins_where_the_first_ended(autojump_clock):
+    """It is with the device already, which needs no turn of the event loop between the two."""
+    async with running_executor() as rig:
+        await rig.warm()
+        control = rig.controller
+        control.order(control.infer(1), control.infer(2), control.infer(3))
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert rig.device.waiting == 1  # and the third is not given away yet
+        await control.result(3)
+        first, second, third = rig.device.starts("infer")
+        assert (second - first, third - second) == (3 * MS, 3 * MS)
+
+
+async def test_an_infer_that_lacks_inputs_is_not_staged(autojump_clock):
+    """Its inputs may still come while the device is busy, and they do."""
+    async with running_executor() as rig:
+        await rig.warm()
+        control = rig.controller
+        control.order(control.infer(1), control.infer(2, [7, 8]))
+        first = rig.call(control.inputs(2, {0: 7}))
+        await trio.sleep(0.001)
+        assert rig.device.waiting == 0
+        second = rig.call(control.inputs(2, {1: 8}))
+
+        assert (await first.result()).slots[0].outputs == (b"7000",)
+        assert (await second.result()).slots[0].outputs == (b"8000",)
+        assert (await control.result(2)).ran == (True, True)
+
+
+async def test_a_staged_infer_that_misses_its_window_did_not_run(autojump_clock):
+    """The device looks at the clock again when the lane is free: it may have become late."""
+    async with running_executor() as rig:
+        await rig.warm()
+        control = rig.controller
+        rig.device.infer_ns = 10 * MS
+        control.order(control.infer(1, latest_ns=5 * MS), control.infer(2, [7], latest_ns=8 * MS))
+        call = rig.call(control.inputs(2, {0: 7}))
+        result = await control.result(2)
+        answer = await call.result()
+
+        assert (result.outcome, result.ran) == (Outcome.TOO_LATE, (False,))
+        assert (answer.outcome, answer.slots[0].outputs) == (Outcome.TOO_LATE, None)
+        assert len(rig.device.starts("infer")) == 1
+
+
+async def test_a_load_that_misses_its_window_leaves_the_model_cold(autojump_clock):
+    """Its pages are free again, and the next LOAD finds them."""
+    async with running_executor() as rig:
+        control = rig.controller
+        other = make_model("other", pages=4)
+        control.order(control.prepare(1), control.prepare(2, other))
+        await control.result(2)
+        control.order(control.load(3), control.unload(4), control.load(5, other, latest_ns=2 * MS))
+        assert (await control.result(5)).outcome is Outcome.TOO_LATE
+        control.order(control.load(6, other))
+
+        assert (await control.result(6)).outcome is Outcome.OK
+
+
+async def test_a_second_load_is_staged_behind_the_first(autojump_clock):
+    """A cold model's pages come one after the other, with the link busy all the time."""
+    async with running_executor() as rig:
+        control = rig.controller
+        other = make_model("other")
+        control.order(control.prepare(1), control.prepare(2, other))
+        await control.result(2)
+        control.order(control.load(3), control.load(4, other))
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert rig.device.waiting == 1
+        await control.result(4)
+        first, second = rig.device.starts("load")
+        assert second - first == 5 * MS
+
+
+async def test_an_infer_is_not_staged_behind_the_load_that_it_needs(autojump_clock):
+    """A LOAD may fail, on a lane that both share as well."""
+    async with running_executor(device=FakeDevice(shared_lanes=True)) as rig:
+        control = rig.controller
+        control.order(control.prepare(1))
+        await control.result(1)
+        control.order(control.load(2), control.infer(3))
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert rig.device.waiting == 0
+        assert (await control.result(3)).outcome is Outcome.OK

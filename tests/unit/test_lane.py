@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cw.core.lane import LAST_CALL_NS, Head, Inputs, LanePlan, Start, Wait, tighten
+from cw.core.lane import HAND_OVER_NS, LAST_CALL_NS, Head, Inputs, LanePlan, Start, Wait, tighten
 from cw.messages import Outcome, Window
 from cw.units import MS
 
 WINDOW = Window(earliest_ns=10 * MS, latest_ns=20 * MS)
+HANDED_OVER = WINDOW.earliest_ns - HAND_OVER_NS
 LAST_CALL = WINDOW.latest_ns - LAST_CALL_NS
 
 
@@ -19,8 +20,9 @@ def step(now_ns, **known):
 @pytest.mark.parametrize(
     ("now_ns", "expected"),
     [
-        (0, Wait(until_ns=10 * MS)),
-        (10 * MS - 1, Wait(until_ns=10 * MS)),
+        (0, Wait(until_ns=HANDED_OVER)),
+        (HANDED_OVER - 1, Wait(until_ns=HANDED_OVER)),
+        (HANDED_OVER, Start()),
         (10 * MS, Start()),
         (20 * MS, Start()),
         (20 * MS + 1, Outcome.TOO_LATE),
@@ -67,6 +69,24 @@ def test_an_action_waits_for_its_turn_with_its_model(now_ns, known, expected):
     assert step(now_ns, **known) == expected
 
 
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({}, Start()),
+        ({"inputs": Inputs.SOME}, Wait(until_ns=None)),
+        ({"inputs": Inputs.NONE}, Wait(until_ns=None)),
+        ({"inputs": Inputs.CANCELLED}, Outcome.CANCELLED),
+        ({"is_its_turn": False}, Wait(until_ns=None)),
+        ({"is_resident": False}, Wait(until_ns=None)),
+        ({"may_be_staged": False}, Wait(until_ns=None)),
+        ({"window": None}, Wait(until_ns=None)),
+    ],
+)
+def test_only_what_needs_nothing_more_is_staged(known, expected):
+    """What the device has can't be changed any more: no input can join, no LOAD can fail."""
+    assert step(10 * MS, is_behind=True, **known) == expected
+
+
 heads = st.builds(
     lambda earliest_ns, width_ns, inputs, turn, resident: Head(
         window=Window(earliest_ns=earliest_ns, latest_ns=earliest_ns + width_ns),
@@ -88,7 +108,10 @@ def test_nothing_starts_outside_its_window_and_every_wait_ends(head, now_ns):
     plan = LanePlan()
     match plan.next_step(head, now_ns=now_ns):
         case Start():
-            assert head.window.earliest_ns <= now_ns <= head.window.latest_ns
+            # The device waits for the rest of the time until `earliest`.
+            assert head.window.earliest_ns - HAND_OVER_NS <= now_ns <= head.window.latest_ns
+            if head.inputs is Inputs.SOME:
+                assert head.window.earliest_ns <= now_ns
             assert head.inputs in {Inputs.ALL, Inputs.SOME}
             assert head.is_its_turn
             assert head.is_resident

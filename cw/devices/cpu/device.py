@@ -8,7 +8,8 @@ The first runs after a PREPARE are slow (torch's own caches): probes are for tha
 
 import gc
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -17,14 +18,14 @@ import torch
 
 from cw.devices.cpu import address_space
 from cw.devices.cpu.heap import keep_large_blocks
-from cw.devices.cpu.lane import CpuLane, Measured
 from cw.devices.cpu.pages import PageMemory, PageRange
 from cw.devices.cpu.program import CpuProgram, OutputReader, bind_weights, load_program, warm_loader
 from cw.devices.device import DeviceReport, InferReport, Tensors
 from cw.devices.fitting import check_fit, read_program, read_weights
+from cw.devices.lane_thread import LaneThread, Measured
 from cw.devices.page_claims import PageClaims
-from cw.errors import DeviceFault
-from cw.messages import DeviceDescription, ModelId, ModelSpec
+from cw.errors import DeviceFault, StartMissed
+from cw.messages import DeviceDescription, ModelId, ModelSpec, Window
 
 T = TypeVar("T")
 
@@ -46,7 +47,9 @@ class _Prepared:
 class CpuDevice:
     """Real inference on the CPU. Made by `open`, inside a Trio run on a real clock."""
 
-    def __init__(self, lane: CpuLane, memory: PageMemory, description: DeviceDescription) -> None:
+    def __init__(
+        self, lane: LaneThread, memory: PageMemory, description: DeviceDescription
+    ) -> None:
         self._lane: Final = lane
         self._memory: Final = memory
         self._description: Final = description
@@ -75,7 +78,12 @@ class CpuDevice:
             ConfigError: The machine has not enough memory, or too old a kernel.
         """
         keep_large_blocks()
-        lane = CpuLane(threads=threads, cores=cores, switch_interval_s=switch_interval_s)
+        lane = LaneThread(
+            name="cpu-lane",
+            cores=cores,
+            switch_interval_s=switch_interval_s,
+            surroundings=lambda: _torch_settings(threads),
+        )
 
         def start() -> tuple[PageMemory, int]:
             memory = PageMemory(pages_total)
@@ -110,7 +118,9 @@ class CpuDevice:
         self._claims.admit(model.model_id)
         return measured.report
 
-    async def load(self, model_id: ModelId, pages: Sequence[int]) -> DeviceReport:
+    async def load(
+        self, model_id: ModelId, pages: Sequence[int], *, window: Window | None = None
+    ) -> DeviceReport:
         """Move the pages to the model's addresses and copy the image once."""
         model = self._models[model_id]
         pages = self._claims.claim(model_id, pages, model.spec.pages)
@@ -119,7 +129,11 @@ class CpuDevice:
             model.range.map(pages)
             address_space.copy(model.range.address, model.image_address, model.spec.image_bytes)
 
-        return (await self._run(load)).report
+        try:
+            return (await self._run(load, window)).report
+        except StartMissed:
+            self._claims.release(model_id)
+            raise
 
     async def unload(self, model_id: ModelId) -> None:
         """Move the pages home; from now on an access to the weights is a fault."""
@@ -128,7 +142,12 @@ class CpuDevice:
         self._claims.release(model_id)
 
     async def infer(
-        self, model_id: ModelId, batch_size: int, inputs: Sequence[Tensors]
+        self,
+        model_id: ModelId,
+        batch_size: int,
+        inputs: Sequence[Tensors],
+        *,
+        window: Window | None = None,
     ) -> InferReport:
         """Compute one batch.
 
@@ -145,7 +164,7 @@ class CpuDevice:
             outputs = model.program.run(model.weights, batch_size, inputs)
             return model.reader.read(outputs, batch_size, len(inputs))
 
-        measured = await self._run(infer)
+        measured = await self._run(infer, window)
         report = measured.report
         return InferReport(
             start_ns=report.start_ns,
@@ -170,14 +189,14 @@ class CpuDevice:
             self._forget(model_id)
         self._memory.close()
 
-    async def _run(self, work: Callable[[], T]) -> Measured[T]:
+    async def _run(self, work: Callable[[], T], window: Window | None = None) -> Measured[T]:
         """Do work on the device's thread.
 
         Raises:
             DeviceFault: The system refused memory or addresses.
         """
         try:
-            return await self._lane.run(work)
+            return await self._lane.run(work, window=window)
         except (OSError, MemoryError) as exc:
             raise DeviceFault(
                 f"cpu device: {exc}; expected room for {len(self._models)} models: raise "
@@ -221,6 +240,16 @@ class CpuDevice:
         del model  # its tensors first, then the addresses that they look at
         page_range.release()
         address_space.release(file_address, file_bytes)
+
+
+@contextmanager
+def _torch_settings(threads: int) -> Iterator[None]:
+    """Set what holds for the calling thread only."""
+    torch.set_num_threads(threads)
+    # Numbers near zero would take a hundred times longer than others, in some inputs.
+    torch.set_flush_denormal(True)
+    with torch.inference_mode():
+        yield
 
 
 def _settle_garbage() -> None:

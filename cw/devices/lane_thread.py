@@ -1,26 +1,40 @@
-"""The thread that does all of a CPU device's work, one call at a time, measured.
+"""The thread behind one lane of a device: one call at a time, started on time, and measured.
 
-LOAD and INFER share it: on one core they would only slow each other down, in ways that no profile
-could foresee. The event loop hands it a call and is told of the end; it never waits for a lock.
+The event loop hands it a call and is told of the end. While one call runs the next may be waiting
+here already (*staged*), so that between the two there is no turn of the event loop. A call may have
+a window for its start: the thread sleeps until shortly before `earliest`, then watches the clock.
+
+Sleeping is left to the kernel's timers with this thread's slack set to nothing: at the default of
+50 us every start would be late by that. design/0013 has what each of this bought.
 """
 
+import ctypes
 import os
 import queue
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
 import outcome
-import torch
 import trio
 
 from cw.actors.clock import now_ns
 from cw.devices.device import DeviceReport
+from cw.errors import StartMissed
+from cw.messages import Window
+from cw.units import SECOND, US, format_ms
 
 T = TypeVar("T")
+
+_WATCH_NS: Final = 60 * US
+"""The clock is watched for so long before a start: a sleeping thread wakes up to that late."""
+
+_PR_SET_TIMERSLACK: Final = 29
+_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 @attrs.frozen(kw_only=True)
@@ -34,44 +48,56 @@ class Measured(Generic[T]):
 @attrs.define(eq=False)
 class _Call:
     work: Callable[[], Any]
+    window: Window | None
     task: trio.lowlevel.Task
 
 
-class CpuLane:
-    """One thread with its own torch settings. Made and used inside one Trio run, on a real clock.
+class LaneThread:
+    """One serial lane. Made and used inside one Trio run, on a real clock.
 
     Args:
-        threads: Torch's threads for one operator.
+        name: Of the thread, for debuggers.
         cores: Processors that the thread is kept on; empty means any.
         switch_interval_s: Python's thread switch interval while the lane lives: at the default
             5 ms the thread waits that long for the interpreter whenever the event loop is busy.
+        surroundings: Entered by the thread before its first call, left after its last.
     """
 
     def __init__(
-        self, *, threads: int = 1, cores: Sequence[int] = (), switch_interval_s: float = 5e-5
+        self,
+        *,
+        name: str,
+        cores: Sequence[int] = (),
+        switch_interval_s: float = 5e-5,
+        surroundings: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._token: Final = trio.lowlevel.current_trio_token()
         self._calls: Final[queue.SimpleQueue[_Call | None]] = queue.SimpleQueue()
-        self._threads: Final = threads
         self._cores: Final = tuple(cores)
+        self._surroundings: Final = surroundings
         self._stopped: Final = trio.Event()
         self._clock_offset_ns: Final = _clock_offset_ns()
         self._switch_interval_before_s: Final = sys.getswitchinterval()
         sys.setswitchinterval(switch_interval_s)
         # A daemon: when the event loop dies without closing the device, the process still ends.
-        self._thread: Final = threading.Thread(target=self._serve, name="cpu-lane", daemon=True)
+        self._thread: Final = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
-    async def run(self, work: Callable[[], T]) -> Measured[T]:
+    async def run(self, work: Callable[[], T], *, window: Window | None = None) -> Measured[T]:
         """Do `work` on the thread, after the calls before it.
 
         A call can't be stopped half-way: a cancel is seen at the caller's next checkpoint.
 
+        Args:
+            work: What to do; it must be quick, or let go of the interpreter's lock.
+            window: Bounds on its start, on this process's clock; None: at once.
+
         Raises:
+            StartMissed: Its turn came after `latest`; it was not started.
             Exception: What `work` raised.
         """
         assert self._thread.is_alive(), "a call to a device that was closed"
-        self._calls.put(_Call(work, trio.lowlevel.current_task()))
+        self._calls.put(_Call(work, window, trio.lowlevel.current_task()))
         result: Measured[T] = await trio.lowlevel.wait_task_rescheduled(_refuse_to_abort)
         return result
 
@@ -87,20 +113,19 @@ class CpuLane:
         """Run calls until told to stop. The thread's own code: nothing of Trio but the token."""
         if self._cores:
             os.sched_setaffinity(0, self._cores)  # 0 is this thread, not the process
-        # These hold for the calling thread only.
-        torch.set_num_threads(self._threads)
-        # Numbers near zero would take a hundred times longer than others, in some inputs.
-        torch.set_flush_denormal(True)
-        with torch.inference_mode():
+        _libc.prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
+        with self._surroundings():
             while call := self._calls.get():
-                result = outcome.capture(self._measure, call.work)
+                result = outcome.capture(self._measure, call.work, call.window)
                 if not self._tell(trio.lowlevel.reschedule, call.task, result):
                     return
                 # Or the last call's tensors would live until the next one.
                 del call, result
         self._tell(self._stopped.set)
 
-    def _measure(self, work: Callable[[], T]) -> Measured[T]:
+    def _measure(self, work: Callable[[], T], window: Window | None) -> Measured[T]:
+        if window is not None:
+            self._await_window(window)
         begin_ns, running_begin_ns = time.perf_counter_ns(), time.thread_time_ns()
         value = work()
         running_end_ns, end_ns = time.thread_time_ns(), time.perf_counter_ns()
@@ -114,6 +139,26 @@ class CpuLane:
                 running_ns=min(device_ns, running_end_ns - running_begin_ns),
             ),
         )
+
+    def _await_window(self, window: Window) -> None:
+        """Return at `earliest`, or at once when that has passed.
+
+        Raises:
+            StartMissed: `latest` has passed, too.
+        """
+        earliest_ns = window.earliest_ns - self._clock_offset_ns
+        remaining_ns = earliest_ns - time.perf_counter_ns()
+        if remaining_ns > _WATCH_NS:
+            time.sleep((remaining_ns - _WATCH_NS) / SECOND)
+        while (instant_ns := time.perf_counter_ns()) < earliest_ns:
+            pass
+        late_ns = instant_ns + self._clock_offset_ns - window.latest_ns
+        if late_ns > 0:
+            raise StartMissed(
+                f"expected a start within a window of "
+                f"{format_ms(window.latest_ns - window.earliest_ns)}, the lane was free "
+                f"{format_ms(late_ns)} after its end: the actions before it took too long"
+            )
 
     def _tell(self, function: Callable[..., object], *arguments: object) -> bool:
         """Have the event loop call something; False when there is no loop any more."""
