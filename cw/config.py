@@ -127,6 +127,9 @@ class ExecutorSettings:
     """``cpu`` or ``emulated``."""
     gpu_memory_bytes: int = 2 * GiB
     """Size of the page pool. Rounded down to whole 16 MiB pages."""
+    host_memory_bytes: int = 4 * GiB
+    """Bound on the images of the models that are prepared. What does not fit is not prepared here:
+    its requests go to other executors, or are refused."""
     profile: str = "h100"
     """Profile of an emulated device: a shipped one's name, or a TOML file."""
     threads: int = 1

@@ -196,6 +196,7 @@ async def open_device(settings: ExecutorSettings, *, seed: int) -> Device:
 
         return await CpuDevice.open(
             pages_total=pages_total,
+            host_memory_bytes=settings.host_memory_bytes,
             threads=settings.threads,
             cores=settings.cores,
             switch_interval_s=settings.switch_interval_s,

@@ -21,6 +21,7 @@ from cw.models.program_signature import ProgramSignature, check_weights, read_si
 class CheckedProgram:
     """A program's bytes, the very ones whose hash and contents were checked."""
 
+    sha256: str
     data: bytes
     signature: ProgramSignature
 
@@ -41,7 +42,7 @@ def read_program(model: ModelSpec, path: Path) -> CheckedProgram:
             f"program of {model.name}: expected sha256 {model.program_sha256}, got {digest} "
             f"at {path}: the store was changed by hand; add the model again"
         )
-    return CheckedProgram(data=data, signature=read_signature(check_program(data)))
+    return CheckedProgram(sha256=digest, data=data, signature=read_signature(check_program(data)))
 
 
 def read_weights(path: Path) -> ImageLayout:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cw.devices.cpu import address_space
+from cw.devices import address_space
 from cw.devices.cpu.pages import PageMemory
 from cw.errors import ConfigError
 from cw.units import PAGE_BYTES

@@ -1,9 +1,10 @@
 """The CPU device: `Device` on host memory and torch, everything it does on one thread.
 
-PREPARE does whatever can be done ahead: the program is loaded and shared, the model's addresses are
-reserved, a tensor is bound to each weight's place, the image is mapped and read. What is left for a
-LOAD is to move pages and copy once, for an INFER to write the inputs, call and copy the outputs.
-The first runs after a PREPARE are slow (torch's own caches): probes are for that.
+PREPARE does whatever can be done ahead: the program is loaded, rewritten and shared, the model's
+image is made in host memory, its addresses are reserved, a tensor is bound to each parameter's
+place. What is left for a LOAD is to move pages and copy once, for an INFER to write the inputs,
+call and copy the outputs. The first runs after a PREPARE are slow (torch's own caches): probes are
+for that.
 """
 
 import gc
@@ -16,16 +17,25 @@ from typing import Final, Self, TypeVar
 import attrs
 import torch
 
-from cw.devices.cpu import address_space
+from cw.devices import address_space
 from cw.devices.cpu.heap import keep_large_blocks
 from cw.devices.cpu.pages import PageMemory, PageRange
-from cw.devices.cpu.program import CpuProgram, OutputReader, bind_weights, load_program, warm_loader
+from cw.devices.cpu.program import (
+    CpuProgram,
+    OutputReader,
+    load_program,
+    read_weights_at,
+    warm_loader,
+)
 from cw.devices.device import DeviceReport, InferReport, Tensors
 from cw.devices.fitting import check_fit, read_program, read_weights
+from cw.devices.host_images import HostImages
 from cw.devices.lane_thread import LaneThread, Measured
 from cw.devices.page_claims import PageClaims
-from cw.errors import DeviceFault, StartMissed
+from cw.errors import ArchiveInvalid, DeviceFault, StartMissed
 from cw.messages import DeviceDescription, ModelId, ModelSpec, Window
+from cw.models.image import ImageLayout
+from cw.units import PAGE_BYTES, GiB
 
 T = TypeVar("T")
 
@@ -37,10 +47,8 @@ class _Prepared:
     spec: ModelSpec
     program: CpuProgram
     range: PageRange
-    weights: tuple[torch.Tensor, ...]
+    parameters: tuple[torch.Tensor, ...]
     reader: OutputReader
-    file_address: int
-    file_bytes: int
     image_address: int
 
 
@@ -48,10 +56,15 @@ class CpuDevice:
     """Real inference on the CPU. Made by `open`, inside a Trio run on a real clock."""
 
     def __init__(
-        self, lane: LaneThread, memory: PageMemory, description: DeviceDescription
+        self,
+        lane: LaneThread,
+        memory: PageMemory,
+        images: HostImages,
+        description: DeviceDescription,
     ) -> None:
         self._lane: Final = lane
         self._memory: Final = memory
+        self._images: Final = images
         self._description: Final = description
         self._claims: Final = PageClaims(memory.pages_total)
         self._models: Final[dict[ModelId, _Prepared]] = {}
@@ -62,6 +75,7 @@ class CpuDevice:
         cls,
         *,
         pages_total: int,
+        host_memory_bytes: int = 4 * GiB,
         threads: int = 1,
         cores: Sequence[int] = (),
         switch_interval_s: float = 5e-5,
@@ -70,6 +84,7 @@ class CpuDevice:
 
         Args:
             pages_total: Pages of 16 MiB for weights.
+            host_memory_bytes: Bound on the images of all prepared models.
             threads: Torch's threads for one operator.
             cores: Processors that the device's thread is kept on; empty means any.
             switch_interval_s: Python's thread switch interval, for as long as the device lives.
@@ -85,14 +100,15 @@ class CpuDevice:
             surroundings=lambda: _torch_settings(threads),
         )
 
-        def start() -> tuple[PageMemory, int]:
+        def start() -> tuple[PageMemory, HostImages, int]:
             memory = PageMemory(pages_total)
+            images = HostImages(host_memory_bytes)
             warm_loader()
             _settle_garbage()
-            return memory, memory.measure_load()
+            return memory, images, memory.measure_load()
 
         try:
-            memory, load_bytes_per_second = (await lane.run(start)).value
+            memory, images, load_bytes_per_second = (await lane.run(start)).value
         except BaseException:
             await lane.aclose()
             raise
@@ -103,14 +119,19 @@ class CpuDevice:
             shared_lanes=True,
             load_bytes_per_second=load_bytes_per_second,
         )
-        return cls(lane, memory, description)
+        return cls(lane, memory, images, description)
 
     def describe(self) -> DeviceDescription:
         """Say what processor this is, and how fast it copied a page at the start."""
         return self._description
 
     async def prepare(self, model: ModelSpec, program: Path, weights: Path) -> DeviceReport:
-        """Load the program if it is new, bind the weights, map and read the image."""
+        """Load the program if it is new, make the image, bind the parameters.
+
+        Raises:
+            ArchiveInvalid: Program, weights and spec do not fit each other.
+            HostMemoryFull: There is no room for its image.
+        """
         if self._claims.knows(model.model_id):
             return (await self._lane.run(lambda: None)).report
         measured = await self._run(lambda: self._prepare(model, program, weights))
@@ -127,7 +148,9 @@ class CpuDevice:
 
         def load() -> None:
             model.range.map(pages)
-            address_space.copy(model.range.address, model.image_address, model.spec.image_bytes)
+            address_space.copy(
+                model.range.address, model.image_address, model.program.plan.size_bytes
+            )
 
         try:
             return (await self._run(load, window)).report
@@ -161,7 +184,7 @@ class CpuDevice:
         assert len(inputs) <= batch_size, f"{len(inputs)} inputs in a batch of {batch_size}"
 
         def infer() -> tuple[Tensors, ...]:
-            outputs = model.program.run(model.weights, batch_size, inputs)
+            outputs = model.program.run(model.parameters, batch_size, inputs)
             return model.reader.read(outputs, batch_size, len(inputs))
 
         measured = await self._run(infer, window)
@@ -188,6 +211,7 @@ class CpuDevice:
                 model.range.unmap()
             self._forget(model_id)
         self._memory.close()
+        self._images.close()
 
     async def _run(self, work: Callable[[], T], window: Window | None = None) -> Measured[T]:
         """Do work on the device's thread.
@@ -209,12 +233,22 @@ class CpuDevice:
         if program is None:
             checked = read_program(model, program_path)
             check_fit(model, checked.signature, layout)
-            program = load_program(checked, model.inputs)
+            program = load_program(checked, model)
         else:
             check_fit(model, program.signature, layout)
-        file_bytes = layout.data_start + layout.image_bytes
-        file_address = address_space.map_file(weights, file_bytes)
-        page_range = self._memory.reserve(model.pages)
+        plan = program.plan
+        if plan.size_bytes > model.pages * PAGE_BYTES:
+            raise ArchiveInvalid(
+                f"weights of {model.name}: expected pages for {plan.size_bytes} bytes, as other "
+                f"models of this program have, got {model.pages} pages; pack it again"
+            )
+        image_address = self._images.hold(model.model_id, plan.size_bytes)
+        try:
+            _make_image(program, layout, weights, image_address)
+            page_range = self._memory.reserve(model.pages)
+        except BaseException:
+            self._images.drop(model.model_id)
+            raise
         program.buffers.grow(model.batch_sizes)
         program.models += 1
         self._programs[model.program_sha256] = program
@@ -222,11 +256,9 @@ class CpuDevice:
             spec=model,
             program=program,
             range=page_range,
-            weights=bind_weights(program.signature, layout, page_range.address),
+            parameters=plan.bind(page_range.address),
             reader=OutputReader(model),
-            file_address=file_address,
-            file_bytes=file_bytes,
-            image_address=file_address + layout.data_start,
+            image_address=image_address,
         )
         _settle_garbage()
         return prepared
@@ -236,9 +268,21 @@ class CpuDevice:
         model.program.models -= 1
         if model.program.models == 0:
             del self._programs[model.spec.program_sha256]
-        page_range, file_address, file_bytes = model.range, model.file_address, model.file_bytes
+        page_range = model.range
         del model  # its tensors first, then the addresses that they look at
         page_range.release()
+        self._images.drop(model_id)
+
+
+def _make_image(program: CpuProgram, layout: ImageLayout, weights: Path, address: int) -> None:
+    """Read a model's weights once, and write what a LOAD will copy."""
+    file_bytes = layout.data_start + layout.image_bytes
+    file_address = address_space.map_file(weights, file_bytes)
+    try:
+        own = read_weights_at(program.signature, layout, file_address + layout.data_start)
+        program.plan.write(own, address)
+        del own
+    finally:
         address_space.release(file_address, file_bytes)
 
 

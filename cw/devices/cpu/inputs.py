@@ -9,8 +9,8 @@ from typing import Final
 
 import torch
 
-from cw.devices.cpu.dtypes import TORCH_DTYPES
 from cw.devices.device import Tensors
+from cw.devices.torch_dtypes import TORCH_DTYPES
 from cw.errors import RequestInvalid
 from cw.messages import TensorSpec
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from cw.devices.cpu import address_space
+from cw.devices import address_space
 from cw.errors import ConfigError
 from cw.units import PAGE_BYTES, SECOND, format_bytes
 

@@ -1,28 +1,36 @@
 """Exported programs, each loaded once and shared by all models of its architecture.
 
-A program is a pure function of flat arguments: the weights, then the inputs. A model adds nothing
-to it but a tuple of tensors at the addresses where its pages will lie.
+A program is a pure function of flat arguments: the weights, then the inputs. It is rewritten for
+this processor when it is loaded (`rewriting.py`) and then takes *parameters* made of the weights. A
+model adds nothing to it but its parameters, at the addresses where its pages will lie.
 """
 
 import contextlib
 import ctypes
 import importlib
 import io
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
 import torch
+from torch import fx
 
-from cw.devices.cpu.dtypes import TORCH_DTYPES
+from cw.devices.cpu.image_plan import ImagePlan, plan_image
 from cw.devices.cpu.inputs import InputBuffers
+from cw.devices.cpu.rewriting import Weights, rewrite
 from cw.devices.device import Tensors
 from cw.devices.fitting import CheckedProgram
+from cw.devices.torch_dtypes import TORCH_DTYPES
 from cw.errors import ArchiveInvalid, RequestInvalid
-from cw.messages import ModelSpec, TensorSpec
+from cw.messages import ModelSpec
 from cw.models.image import ImageLayout
 from cw.models.program_signature import ProgramSignature
+from cw.units import PAGE_BYTES
+
+logger = logging.getLogger(__name__)
 
 _LOADER_MODULES: Final = (
     "torch._export.serde.serialize",
@@ -33,7 +41,7 @@ _LOADER_MODULES: Final = (
 )
 
 Forward = Callable[..., Sequence[torch.Tensor]]
-"""``forward(*weights, *inputs)``, a tuple of ``datatype[batch, *shape]``."""
+"""``forward(*parameters, *inputs)``, a tuple of ``datatype[batch, *shape]``."""
 
 
 @attrs.define(eq=False)
@@ -42,22 +50,24 @@ class CpuProgram:
 
     Attributes:
         signature: What it takes and gives.
+        plan: Where its parameters lie in a model's image.
         buffers: Where its inputs lie.
         models: How many prepared models use it.
     """
 
     signature: ProgramSignature
+    plan: ImagePlan
     buffers: InputBuffers
     models: int
     _forward: Forward
 
     def run(
-        self, weights: tuple[torch.Tensor, ...], batch_size: int, inputs: Sequence[Tensors]
+        self, parameters: tuple[torch.Tensor, ...], batch_size: int, inputs: Sequence[Tensors]
     ) -> tuple[torch.Tensor, ...]:
         """Compute one batch; a probe if there are no inputs.
 
         Args:
-            weights: A resident model's.
+            parameters: A resident model's.
             batch_size: Rows to compute, of which `len(inputs)` are not padding.
             inputs: Per request, the bytes of each input.
 
@@ -73,7 +83,7 @@ class CpuProgram:
         else:
             tensors = self.buffers.probe(batch_size)
         try:
-            outputs = self._forward(*weights, *tensors)
+            outputs = self._forward(*parameters, *tensors)
         # Whatever an operator raises on a CPU is about its arguments: the device is well.
         except Exception as exc:
             problem = f"{type(exc).__name__}: {exc}"
@@ -89,29 +99,59 @@ class CpuProgram:
         return tuple(output.contiguous() for output in outputs)
 
 
-def load_program(checked: CheckedProgram, inputs: Sequence[TensorSpec]) -> CpuProgram:
-    """Load a program: 0.3 to 2 s, in which the interpreter is busy most of the time.
+def load_program(checked: CheckedProgram, model: ModelSpec) -> CpuProgram:
+    """Load a program and rewrite it: 0.3 to 2 s, in which the interpreter is busy mostly.
+
+    Args:
+        checked: The program.
+        model: Its first model, for the inputs and the pages that an image may take.
 
     Raises:
         ArchiveInvalid: This version of torch can't read it, or it takes weights after inputs.
     """
-    order = [argument.is_weight for argument in checked.signature.arguments]
+    signature = checked.signature
+    order = [argument.is_weight for argument in signature.arguments]
     if order != sorted(order, reverse=True):
         raise ArchiveInvalid("program: expected all weights before the inputs; pack it again")
+    own = {
+        argument.name: torch.zeros(argument.shape, dtype=TORCH_DTYPES[argument.datatype])
+        for argument in signature.weights
+    }
+    rewritten = rewrite(_read_module(checked), own, model.inputs)
+    plan = plan_image(rewritten.parameters, own)
+    if plan.size_bytes > model.pages * PAGE_BYTES:
+        logger.info("program_as_it_is sha256=%s why='packed, it needs more pages'", checked.sha256)
+        rewritten = rewrite(_read_module(checked), own, model.inputs, is_packed=False)
+        plan = plan_image(rewritten.parameters, own)
+    logger.info(
+        "program_loaded sha256=%s parameters=%d packed=%d",
+        checked.sha256,
+        len(rewritten.parameters),
+        rewritten.packed,
+    )
+    module = rewritten.module
+    for node in module.graph.nodes:
+        node.meta.clear()  # serves compilers, and is most of a program's memory
+    forward: Forward = module.forward
+    return CpuProgram(
+        signature=signature,
+        plan=plan,
+        buffers=InputBuffers(model.inputs),
+        models=0,
+        forward=forward,
+    )
+
+
+def _read_module(checked: CheckedProgram) -> fx.GraphModule:
     try:
-        module = torch.export.load(io.BytesIO(checked.data)).graph_module
+        module: fx.GraphModule = torch.export.load(io.BytesIO(checked.data)).graph_module
     # The loader is foreign and documents no errors; none of them is the device's.
     except Exception as exc:
         raise ArchiveInvalid(
             f"program: torch {torch.__version__} can't load it ({type(exc).__name__}: {exc}); "
             "pack it with a version of torch that cw supports"
         ) from exc
-    for node in module.graph.nodes:
-        node.meta.clear()  # serves compilers, and is most of a program's memory
-    forward: Forward = module.forward
-    return CpuProgram(
-        signature=checked.signature, buffers=InputBuffers(inputs), models=0, forward=forward
-    )
+    return module
 
 
 def warm_loader() -> None:
@@ -122,33 +162,24 @@ def warm_loader() -> None:
             importlib.import_module(name)
 
 
-def bind_weights(
-    signature: ProgramSignature, layout: ImageLayout, address: int
-) -> tuple[torch.Tensor, ...]:
-    """Make a model's weights: views of the memory at `address`, which is not touched.
+def read_weights_at(signature: ProgramSignature, layout: ImageLayout, address: int) -> Weights:
+    """Make a model's own weights: views of the image at `address`.
 
     Args:
         signature: The program's; `layout` was checked against it.
         layout: Where each tensor lies in the image.
         address: Of the image, stable for as long as any of the tensors is alive.
-
-    Returns:
-        One tensor per weight, in the program's order.
     """
     memory = (ctypes.c_uint8 * layout.image_bytes).from_address(address)
     image = torch.frombuffer(memory, dtype=torch.uint8)
-    # One view per datatype and one per tensor: three per tensor took twice as long.
-    typed: dict[str, torch.Tensor] = {}
-    weights = []
+    weights = {}
     for argument in signature.weights:
         place = layout.tensors[argument.name]
-        if place.datatype not in typed:
-            typed[place.datatype] = image.view(TORCH_DTYPES[place.datatype])
-        base = typed[place.datatype]
-        strides = [math.prod(place.shape[i + 1 :]) for i in range(len(place.shape))]
-        offset = place.offset_bytes // base.element_size()
-        weights.append(torch.as_strided(base, place.shape, strides, offset))
-    return tuple(weights)
+        dtype = TORCH_DTYPES[place.datatype]
+        count = math.prod(place.shape)
+        flat = image[place.offset_bytes : place.offset_bytes + count * dtype.itemsize]
+        weights[argument.name] = flat.view(dtype).view(place.shape)
+    return weights
 
 
 class OutputReader:
