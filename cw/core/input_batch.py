@@ -40,7 +40,7 @@ _SLOT_BYTES: Final = 256
 """Charged for each slot beside its tensors, so that empty ones can't fill the memory either."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, cache_hash=True)
 class ActionKey:
     """What joins inputs to their action."""
 

@@ -14,16 +14,18 @@ from typing import Final
 
 import attrs
 import trio
+from trio.testing import MockClock
 
-from cw.actors.clock import PreciseTimer, now_ns
+from cw.actors.clock import now_ns, trio_time
 from cw.devices.device import DeviceReport, InferReport, Tensors
 from cw.devices.fitting import check_fit, read_program, read_weights
+from cw.devices.garbage import settle_garbage
+from cw.devices.lane_thread import LaneThread, check_window, sleep_ns
 from cw.devices.page_claims import PageClaims
 from cw.devices.profile_file import EmulationProfile
 from cw.errors import StartMissed
 from cw.messages import DeviceDescription, ModelId, ModelSpec, Window
 from cw.models.program_signature import ProgramSignature
-from cw.units import format_ms
 
 
 class EmulatedDevice:
@@ -54,9 +56,9 @@ class EmulatedDevice:
         self._models: Final[dict[ModelId, ModelSpec]] = {}
         self._signatures: Final[dict[str, ProgramSignature | None]] = {}
         seed = profile.seed if seed is None else seed
-        self._infer_lane: Final = _Lane(profile, f"infer {seed}")
+        self._infer_lane: Final = _Lane("infer", profile, seed)
         self._load_lane: Final = (
-            self._infer_lane if profile.shared_lanes else _Lane(profile, f"load {seed}")
+            self._infer_lane if profile.shared_lanes else _Lane("load", profile, seed)
         )
 
     def describe(self) -> DeviceDescription:
@@ -88,6 +90,8 @@ class EmulatedDevice:
         self._signatures[model.program_sha256] = signature
         self._models[model.model_id] = model
         self._claims.admit(model.model_id)
+        if is_first:
+            settle_garbage()
         profile = self._profile
         return await self._infer_lane.run(
             profile.prepare_program_ns if is_first else profile.prepare_model_ns
@@ -145,16 +149,20 @@ class EmulatedDevice:
 
 
 class _Lane:
-    """A serial resource: one action at a time, in the order of their coming."""
+    """A serial resource that is busy for as long as it is told to.
 
-    def __init__(self, profile: EmulationProfile, seed: str) -> None:
+    In real time it is a thread, as a real device's lanes are, and starts as precisely. On a virtual
+    clock, where nothing may wait outside the event loop, it is a lock and a sleep.
+    """
+
+    def __init__(self, name: str, profile: EmulationProfile, seed: int) -> None:
         self._profile: Final = profile
         # One generator a lane: draws do not depend on how the lanes' actions interleave.
-        self._random: Final = random.Random(hashlib.sha256(seed.encode()).digest())
+        text = f"{name} {seed}"
+        self._random: Final = random.Random(hashlib.sha256(text.encode()).digest())
         self._turn: Final = trio.StrictFIFOLock()
-        self._timer: Final = PreciseTimer()
-        self._timer.__enter__()
-        self._closed = False
+        is_virtual = isinstance(trio.lowlevel.current_clock(), MockClock)
+        self._thread: Final = None if is_virtual else LaneThread(name=f"{name}-lane", watch_ns=0)
 
     async def run(self, expected_ns: int, window: Window | None = None) -> DeviceReport:
         """Be busy for about `expected_ns`, from when the lane is free and the window open.
@@ -162,25 +170,27 @@ class _Lane:
         Raises:
             StartMissed: The window had closed by then.
         """
+        device_ns = self._draw_ns(expected_ns)
+        if self._thread is None:
+            start_ns, end_ns = await self._run_virtually(device_ns, window)
+        else:
+            measured = await self._thread.run(lambda: sleep_ns(device_ns), window=window)
+            start_ns, end_ns = measured.report.start_ns, measured.report.end_ns
+        return DeviceReport(
+            start_ns=start_ns, end_ns=end_ns, device_ns=device_ns, running_ns=device_ns
+        )
+
+    async def _run_virtually(self, device_ns: int, window: Window | None) -> tuple[int, int]:
         # A real device can't be stopped half-way, so neither can this one: a cancel is seen at
         # the caller's next checkpoint.
         with trio.CancelScope(shield=True):
             async with self._turn:
-                assert not self._closed, "a call to a device that was closed"
                 if window is not None:
-                    await self._timer.sleep_until_ns(window.earliest_ns)
+                    await trio.sleep_until(trio_time(window.earliest_ns))
+                    check_window(window, now_ns())
                 start_ns = now_ns()
-                if window is not None and start_ns > window.latest_ns:
-                    raise StartMissed(
-                        f"expected a start {format_ms(start_ns - window.latest_ns)} earlier: the "
-                        "actions before it took too long"
-                    )
-                device_ns = self._draw_ns(expected_ns)
-                await self._timer.sleep_until_ns(start_ns + device_ns)
-                end_ns = max(now_ns(), start_ns + device_ns)
-        return DeviceReport(
-            start_ns=start_ns, end_ns=end_ns, device_ns=device_ns, running_ns=device_ns
-        )
+                await trio.sleep_until(trio_time(start_ns + device_ns))
+        return start_ns, start_ns + device_ns
 
     def _draw_ns(self, expected_ns: int) -> int:
         profile = self._profile
@@ -191,11 +201,9 @@ class _Lane:
         return round(expected_ns * factor) + (profile.outlier_ns if late else 0)
 
     async def aclose(self) -> None:
-        """Wait for the action in progress; closing twice is allowed."""
-        async with self._turn:
-            if not self._closed:
-                self._closed = True
-                self._timer.__exit__(None, None, None)
+        """Wait for the actions in progress; closing twice is allowed."""
+        if self._thread is not None:
+            await self._thread.aclose()
 
 
 def _echo(model: ModelSpec, tensors: Tensors) -> Tensors:

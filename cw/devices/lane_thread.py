@@ -30,7 +30,7 @@ from cw.units import SECOND, US, format_ms
 
 T = TypeVar("T")
 
-_WATCH_NS: Final = 60 * US
+WATCH_NS: Final = 60 * US
 """The clock is watched for so long before a start: a sleeping thread wakes up to that late."""
 
 _PR_SET_TIMERSLACK: Final = 29
@@ -69,11 +69,13 @@ class LaneThread:
         name: str,
         cores: Sequence[int] = (),
         switch_interval_s: float = 5e-5,
+        watch_ns: int = WATCH_NS,
         surroundings: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._token: Final = trio.lowlevel.current_trio_token()
         self._calls: Final[queue.SimpleQueue[_Call | None]] = queue.SimpleQueue()
         self._cores: Final = tuple(cores)
+        self._watch_ns: Final = watch_ns
         self._surroundings: Final = surroundings
         self._stopped: Final = trio.Event()
         self._clock_offset_ns: Final = _clock_offset_ns()
@@ -147,18 +149,10 @@ class LaneThread:
             StartMissed: `latest` has passed, too.
         """
         earliest_ns = window.earliest_ns - self._clock_offset_ns
-        remaining_ns = earliest_ns - time.perf_counter_ns()
-        if remaining_ns > _WATCH_NS:
-            time.sleep((remaining_ns - _WATCH_NS) / SECOND)
+        sleep_ns(earliest_ns - time.perf_counter_ns() - self._watch_ns)
         while (instant_ns := time.perf_counter_ns()) < earliest_ns:
             pass
-        late_ns = instant_ns + self._clock_offset_ns - window.latest_ns
-        if late_ns > 0:
-            raise StartMissed(
-                f"expected a start within a window of "
-                f"{format_ms(window.latest_ns - window.earliest_ns)}, the lane was free "
-                f"{format_ms(late_ns)} after its end: the actions before it took too long"
-            )
+        check_window(window, instant_ns + self._clock_offset_ns)
 
     def _tell(self, function: Callable[..., object], *arguments: object) -> bool:
         """Have the event loop call something; False when there is no loop any more."""
@@ -167,6 +161,27 @@ class LaneThread:
         except trio.RunFinishedError:
             return False
         return True
+
+
+def sleep_ns(duration_ns: int) -> None:
+    """Let go of the interpreter's lock for so long; at once if it is not positive."""
+    if duration_ns > 0:
+        time.sleep(duration_ns / SECOND)
+
+
+def check_window(window: Window, start_ns: int) -> None:
+    """Compare the instant at which a call could start with its window.
+
+    Raises:
+        StartMissed: `latest` has passed.
+    """
+    late_ns = start_ns - window.latest_ns
+    if late_ns > 0:
+        width_ns = window.latest_ns - window.earliest_ns
+        raise StartMissed(
+            f"expected a start within a window of {format_ms(width_ns)}, the lane was free "
+            f"{format_ms(late_ns)} after its end: the actions before it took too long"
+        )
 
 
 def _refuse_to_abort(_raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:

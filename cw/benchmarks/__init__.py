@@ -1,0 +1,1 @@
+"""Benchmarks of executors: how well they keep time, each figure beside its limit."""
