@@ -111,8 +111,8 @@ def cold_ready_ns(books: Books, place: Place, now_ns: int) -> int:
     """Say when an INFER could start if the weights' LOAD were ordered now."""
     executor = place.executor
     load_ns = books.profiles.load_ns(executor.device, place.model.spec.image_bytes)
-    # An INFER sent behind the LOAD waits for it at the executor: no round trip lies between.
-    return max(executor.load_start_ns(now_ns) + load_ns, executor.start_ns(now_ns))
+    warm_ns = executor.load_start_ns(now_ns) + load_ns + executor.pipe.round_trip_ns
+    return max(warm_ns, executor.start_ns(now_ns))
 
 
 def note_missed(books: Books, model: ModelBooks, now_ns: int) -> None:

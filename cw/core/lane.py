@@ -100,9 +100,15 @@ def tighten(window: Window, error_bound_ns: int) -> Window:
 
 
 class LanePlan:
-    """One lane's decisions and its memory of when it ran."""
+    """One lane's decisions and its memory of when it ran.
 
-    def __init__(self) -> None:
+    Args:
+        hand_over_ns: How long before `earliest` the device may have an action; 0 where whoever asks
+            is the device.
+    """
+
+    def __init__(self, *, hand_over_ns: int = HAND_OVER_NS) -> None:
+        self._hand_over_ns: Final = hand_over_ns
         self._runs: deque[tuple[int, int]] = deque(maxlen=_HISTORY_COUNT)
 
     def next_step(self, head: Head, *, now_ns: int) -> Start | Wait | Outcome:
@@ -144,7 +150,7 @@ class LanePlan:
     def _earliest_start_ns(self, head: Head, window: Window) -> int:
         match head.inputs:
             case Inputs.ALL:
-                return window.earliest_ns - HAND_OVER_NS
+                return window.earliest_ns - self._hand_over_ns
             case Inputs.SOME:
                 return max(window.earliest_ns, window.latest_ns - LAST_CALL_NS)
             case _:

@@ -73,7 +73,8 @@ class SimLane:
 
     name: str
     random: random.Random
-    plan: LanePlan = attrs.field(factory=LanePlan)
+    # It is the device as well, and needs nothing ahead of its time.
+    plan: LanePlan = attrs.field(factory=lambda: LanePlan(hand_over_ns=0))
     queue: deque[Pending] = attrs.field(factory=deque)
     running: Pending | None = None
     wakes_ns: int | None = None
