@@ -1,0 +1,120 @@
+"""What capturing costs, what nodes a graph has, and what a launch costs by which way."""
+
+import time
+from typing import Any, Final
+
+from cw.devices.cuda.experiments.captured import Captured
+from cw.devices.cuda.experiments.figures import (
+    Experiment,
+    Figures,
+    Measurement,
+    Verdict,
+    answer,
+    elapsed_ns,
+    failed,
+    fall_back,
+    passed,
+    quantile,
+    spread,
+)
+from cw.devices.cuda.experiments.rig import Rig
+from cw.units import MS, MiB
+
+_LAUNCHES: Final = 200
+_LAUNCH_US_MAX: Final = 50.0
+_ERROR_MAX: Final = 1e-2
+_ALLOWED: Final = frozenset({"KERNEL", "MEMSET", "MEMCPY", "EVENT_RECORD"})
+
+
+def run(rig: Rig) -> list[Measurement]:
+    """Capture both networks."""
+    found = []
+    for name in ("resnet50", "bert"):
+        free_before, begin_ns = rig.free_bytes(), time.perf_counter_ns()
+        graph = Captured(rig, name, 1)
+        took_ns, taken = time.perf_counter_ns() - begin_ns, free_before - rig.free_bytes()
+        taken -= graph.range.size_bytes
+        graph.replay()
+        kinds = node_kinds(rig, graph.graph.raw_cuda_graph())
+        found += [
+            Measurement(name=f"{name}: build and capture", value=took_ns / MS, unit="ms"),
+            Measurement(name=f"{name}: memory beyond pages", value=taken / MiB, unit="MiB"),
+            Measurement(name=f"{name}: nodes", value=sum(kinds.values()), note=str(kinds)),
+            answer(f"{name}: only nodes that replay without the host", kinds.keys() <= _ALLOWED),
+            answer(f"{name}: right output", graph.error(graph.expected) < _ERROR_MAX),
+            *_launches(rig, name, graph),
+        ]
+    return found
+
+
+def node_kinds(rig: Rig, graph_address: int) -> dict[str, int]:
+    """Count a graph's nodes by kind."""
+    driver = rig.driver
+    graph = driver.CUgraph(int(graph_address))
+    _none, count = rig.call(driver.cuGraphGetNodes, graph)
+    nodes, _count = rig.call(driver.cuGraphGetNodes, graph, int(count))
+    kinds: dict[str, int] = {}
+    for node in nodes:
+        kind = rig.call(driver.cuGraphNodeGetType, node).name.removeprefix("CU_GRAPH_NODE_TYPE_")
+        kinds[kind] = kinds.get(kind, 0) + 1
+    return kinds
+
+
+def _launches(rig: Rig, name: str, graph: Captured) -> list[Measurement]:
+    """Time the host's part of a launch, by the driver and by torch."""
+    torch = rig.torch
+    stream = torch.cuda.ExternalStream(int(graph.stream))
+
+    def by_torch() -> None:
+        with torch.cuda.stream(stream):
+            graph.graph.replay()
+
+    ways = {"launch by the driver": graph.launch, "launch by torch": by_torch}
+    found = []
+    for way, launch in ways.items():
+        samples_ns = []
+        for _ in range(_LAUNCHES):
+            samples_ns.append(elapsed_ns(launch))
+            rig.wait()
+        found += spread(f"{name}: {way}", samples_ns)
+    return [*found, _after_upload(rig, name, graph)]
+
+
+def _after_upload(rig: Rig, name: str, graph: Captured) -> Measurement:
+    """Compare the first launch of a fresh executable graph that was uploaded with later ones."""
+    driver = rig.driver
+    source = driver.CUgraph(int(graph.graph.raw_cuda_graph()))
+    executable: Any = rig.call(driver.cuGraphInstantiate, source, 0)
+    rig.call(driver.cuGraphUpload, executable, graph.stream)
+    rig.wait()
+    samples_ns = []
+    for _ in range(20):
+        begin_ns = time.perf_counter_ns()
+        rig.call(driver.cuGraphLaunch, executable, graph.stream)
+        rig.wait()
+        samples_ns.append(time.perf_counter_ns() - begin_ns)
+    ratio = samples_ns[0] / quantile(samples_ns[1:], 0.5)
+    return Measurement(name=f"{name}: first launch after an upload against others", value=ratio)
+
+
+def verdict(figures: Figures) -> Verdict:
+    """Graphs must be right and replay without the host; launches must be short."""
+    for name in ("resnet50", "bert"):
+        if not figures.holds(f"{name}: right output"):
+            return failed(f"{name}'s graph gives another output than the network")
+        if not figures.holds(f"{name}: only nodes that replay without the host"):
+            return failed(f"{name}'s graph has nodes other than {', '.join(sorted(_ALLOWED))}")
+    launch_us = max(figures[f"{name}: launch by the driver p99"] for name in ("resnet50", "bert"))
+    words = f"a launch by the driver takes {launch_us:.0f} us of the host (p99)"
+    if launch_us > _LAUNCH_US_MAX:
+        return fall_back(f"{words}, more than {_LAUNCH_US_MAX:.0f}: launch ahead of the window")
+    return passed(words)
+
+
+EXPERIMENT: Final = Experiment(
+    name="capture",
+    question="What do captures and launches cost?",
+    rule=f"Outputs right, no host nodes, a launch within {_LAUNCH_US_MAX:.0f} us (p99).",
+    run=run,
+    verdict=verdict,
+)
