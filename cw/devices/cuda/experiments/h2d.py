@@ -80,7 +80,8 @@ def _per_gib(name: str, duration_ns: int) -> Measurement:
 def verdict(figures: Figures) -> Verdict:
     """Find the smallest chunk that keeps the copy engine busy."""
     plain = figures["plain memory, one copy"]
-    if figures["pages, from registered memory"] < _PART_OF_PLAIN_MIN * plain:
+    by_driver = figures[f"pages, chunks of {PAGE_BYTES // MiB} MiB"]
+    if figures["pages, from registered memory"] < _PART_OF_PLAIN_MIN * by_driver:
         return fall_back("registered memory is slower than the driver's: pin by cuMemHostAlloc")
     for chunk_bytes in _CHUNKS_BYTES:
         rate = figures[f"pages, chunks of {chunk_bytes // MiB} MiB"]
