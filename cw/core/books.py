@@ -216,6 +216,8 @@ class ExecutorBooks:
     """Cold places of models that want a replica here; likewise."""
     missed: dict[ModelId, Place] = attrs.field(factory=dict)
     """Cold places of models that a request was refused for; likewise."""
+    fresh: dict[ModelId, Place] = attrs.field(factory=dict)
+    """Cold places of models that were never warm anywhere; likewise."""
     quiescing: bool = False
     """Nothing new is planned here until the plan is empty, so that `bring_up` gets its turn."""
     warm_programs: set[str] = attrs.field(factory=set)

@@ -7,7 +7,8 @@ is worth another replica when its executors turn requests away and another has r
 least popular first, never of a model with promised or running work.
 
 A model that was refused because it is cold is loaded for the next who ask, where its LOAD is in
-nobody's way and those that make room for it are asked for less.
+nobody's way and those that make room for it are asked for less. A model that is new is loaded while
+there are idle pages: its first request need not wait.
 
 Who could load a model is noted with the executors when it is asked for (`wanted`, `short`,
 `missed`), so that an executor whose LOAD lane is free looks only at what it could load. Of those
@@ -164,7 +165,7 @@ def _in_turn(model: ModelBooks, places: list[Place]) -> list[Place]:
 
 def next_load(books: Books, executor: ExecutorBooks, *, now_ns: int) -> Place | None:
     """Choose whose weights an executor should load now, if anyone's."""
-    if not (executor.wanted or executor.short or executor.missed):
+    if not (executor.wanted or executor.short or executor.missed or executor.fresh):
         return None
     waits_ns = executor.load_start_ns(now_ns) - now_ns
     if waits_ns > WANTED_AHEAD_MAX_NS:
@@ -172,6 +173,7 @@ def next_load(books: Books, executor: ExecutorBooks, *, now_ns: int) -> Place | 
     place = _most_wanted(books, executor, now_ns)
     if _load_lane_is_due(executor, now_ns):
         place = place or _replica(executor, now_ns) or _missed(books, executor, now_ns)
+        place = place or _fresh(executor)
     elif place is not None and _leave_to_others(books, place, now_ns):
         return None
     if place is None or not can_load(books, place, now_ns):
@@ -321,6 +323,19 @@ def _missed(books: Books, executor: ExecutorBooks, now_ns: int) -> Place | None:
         return best
     # If the most popular does not deserve its pages, none does, until it is asked for again.
     executor.missed.clear()
+    return None
+
+
+def _fresh(executor: ExecutorBooks) -> Place | None:
+    """Find a model that was never warm, if its pages lie idle: its first request need not wait."""
+    while executor.fresh:
+        model_id, place = next(iter(executor.fresh.items()))
+        if _is_cold(place) and not place.model.serving:
+            if executor.pages.free < place.model.spec.pages:
+                return None
+            del executor.fresh[model_id]
+            return place
+        del executor.fresh[model_id]
     return None
 
 

@@ -351,8 +351,9 @@ class Registrar:
         model = place.model
         self.judge(model)
         self.spread.trim(model, place)
-        if model.queue and not model.serving:
-            place.executor.wanted[model.model_id] = place
+        if not model.serving:
+            index = place.executor.wanted if model.queue else place.executor.fresh
+            index[model.model_id] = place
 
 
 def _move(place: Place, stage: Stage) -> None:

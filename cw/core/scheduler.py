@@ -259,7 +259,7 @@ class Scheduler:
         look_ns = None
         if executor.bring_up:
             look_ns = self.registrar.advance(executor, now_ns=now_ns)
-        if self.books.waiting or executor.short or executor.missed:
+        if self.books.waiting or executor.short or executor.missed or executor.fresh:
             self._load(executor, now_ns)
         self._set_wake(executor, look_ns, now_ns)
 

@@ -12,7 +12,8 @@ class Desk:
     def __init__(self, **changes):
         self.world = World(**{"models": 2, "noise": 0.0, **changes})
         self.world.register()
-        self.world.run_until(self.world.now_ns + 5 * SECOND)
+        # Ends between two of the scheduler's own looks, which are a second apart.
+        self.world.run_until(self.world.now_ns + 5 * SECOND + 300 * MS)
         self.scheduler, self.number = self.world.scheduler, 0
         self.now_ns = self.world.now_ns
         self.warm_everywhere()

@@ -1,5 +1,7 @@
 """Registration: nothing is promised of what was not measured, and nobody is kept out for ever."""
 
+import pytest
+
 from cw import messages as m
 from cw.config import SchedulerSettings
 from cw.core.books import Stage
@@ -39,7 +41,6 @@ def test_new_weights_of_a_warm_program_need_only_the_prepare():
     world.register()
 
     assert len(sent(world, m.Prepare)) == 3
-    assert len(sent(world, m.Load)) == 1
     assert len(sent(world, m.Infer)) == 4 * 14
 
 
@@ -162,13 +163,16 @@ def test_ready_is_announced_once():
     assert [each.ready for each in announced] == [True]
 
 
-def test_where_lanes_are_shared_a_load_needs_a_gap_as_well():
-    """On a CPU a LOAD holds the lane that promised batches need."""
-    world = World(models=2, shared=True)
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_new_model_is_loaded_while_there_are_idle_pages(shared):
+    """Or its first request is a cold one, which a tight SLO does not bear."""
+    world = World(models=5, shared=shared, pages=3 * spec(0).pages)
     world.register()
+    world.run_until(world.now_ns + SECOND)
+    books = world.scheduler.books
 
-    assert len(sent(world, m.Load)) == 1
-    assert len(world.ready) == 2
+    assert sum(bool(model.serving) for model in books.models.values()) == 3
+    assert not sent(world, m.Unload)
 
 
 class Slowly:
