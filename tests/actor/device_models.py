@@ -5,8 +5,11 @@ from pathlib import Path
 
 import attrs
 import numpy as np
+import pytest
 import torch
 
+from cw.cli import compose
+from cw.config import ExecutorSettings
 from cw.devices.cpu.device import CpuDevice
 from cw.devices.emulated import EmulatedDevice
 from cw.devices.profile_file import read_profile
@@ -14,9 +17,10 @@ from cw.messages import Datatype, TensorSpec
 from cw.models.archive import verify_archive
 from cw.models.examples.tiny import CNN, MLP
 from cw.models.pack import pack, pack_weights
+from cw.units import PAGE_BYTES
 
 PAGES_TOTAL = 4
-KINDS = ("cpu", "emulated", "emulated-shared")
+KINDS = ("cpu", "emulated", "emulated-shared", pytest.param("cuda", marks=pytest.mark.gpu))
 
 
 class Wide(torch.nn.Module):
@@ -73,6 +77,10 @@ def pack_archives(root):
 async def open_device(kind):
     if kind == "cpu":
         device = await CpuDevice.open(pages_total=PAGES_TOTAL)
+    elif kind == "cuda":
+        memory_bytes = PAGES_TOTAL * PAGE_BYTES
+        settings = ExecutorSettings(device="cuda", gpu_memory_bytes=memory_bytes)
+        device = await compose.open_device(settings, seed=7)
     else:
         profile = attrs.evolve(
             read_profile("fixed-2ms"),

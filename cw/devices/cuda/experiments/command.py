@@ -25,8 +25,8 @@ STATUS_USAGE: Final = 2
 _BUDGET_S: Final = 540.0
 _CARD_LIMIT_S: Final = 60.0
 _TEST_PARTS: Final = {
-    "device contract": ("tests/actor/test_device_contract.py", "-k", "cuda"),
-    "gpu tests": ("-m", "gpu", "tests/gpu"),
+    "device contract": ("tests/actor/test_device_contract.py",),
+    "gpu tests": ("tests/gpu",),
 }
 _TEST_PACKAGES: Final = ("trio", "pytest", "pytest_trio", "pytest_timeout", "hypothesis", "capnp")
 _NOTHING_COLLECTED: Final = 5
@@ -50,8 +50,9 @@ def main(arguments: Sequence[str]) -> int:
     results = run_all(chosen, budget_s=end_s - time.monotonic(), say=_say)
     tests: list[TestRun] = []
     if not asked.only and not asked.no_tests:
+        marked = "gpu" if asked.slow else "gpu and not slow"
         tests = [
-            run_tests(name, part, limit_s=end_s - time.monotonic())
+            run_tests(name, ["-m", marked, *part], limit_s=end_s - time.monotonic())
             for name, part in _TEST_PARTS.items()
         ]
     print(table.as_text(card, results, tests))
@@ -110,6 +111,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--list", action="store_true", help="say which experiments there are")
     parser.add_argument("--only", type=_names, metavar="A,B", help="these experiments, no tests")
+    parser.add_argument("--slow", action="store_true", help="the slow tests, too: 2,000 models")
     parser.add_argument("--no-tests", action="store_true", help="experiments alone")
     parser.add_argument(
         "--budget", type=float, default=_BUDGET_S, metavar="S", help="seconds (%(default)s)"
