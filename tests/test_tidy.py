@@ -31,20 +31,26 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cw.rpc", "cw.devices"),
     ("cw.client",),
     ("cw.sim", "cw.workload"),
-    ("cw", "cw.cli", "cw.__main__"),
+    ("cw", "cw.cli", "cw.__main__", "cw.benchmarks"),
 )
 # Who may import a neighbour of the same layer, and why.
 NEIGHBOURS = {
     ("cw.errors", "cw.units"),  # A message says a duration as people do.
     ("cw.units", "cw.errors"),  # A duration that cannot be read is a ConfigError.
     ("cw.cli", "cw"),  # `cw --version`.
+    ("cw.benchmarks", "cw.cli"),  # A cluster to measure is composed as any other.
     ("cw.__main__", "cw.cli"),  # `python -m cw` is the command.
     ("cw.sim", "cw.workload"),  # The simulator replays the traces that the load generator sends.
 }
 # Third parties that only these paths may import, so that the rest runs and is tested without.
 CONFINED = {
     "capnp": ("cw/rpc/",),
-    "torch": ("cw/devices/", "cw/models/pack.py", "cw/models/examples/"),
+    "torch": (
+        "cw/benchmarks/models.py",
+        "cw/devices/",
+        "cw/models/pack.py",
+        "cw/models/examples/",
+    ),
     "cuda": ("cw/devices/",),
 }
 CORE_THIRD_PARTIES = {"attrs", "attr", "sortedcontainers"}

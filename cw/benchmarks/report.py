@@ -75,21 +75,27 @@ class Report:
         """Print it for people."""
         console.print(f"\n[bold]{self.title}[/bold]")
         if self.rows:
-            table = Table(*self.columns, box=None, header_style="dim")
-            for column in table.columns[1:]:
-                column.justify = "right"
+            table = _table(*self.columns)
             for row in self.rows:
                 table.add_row(*row)
             console.print(table)
-        for figure in self.figures:
-            number = f"{figure.value:.4g} {figure.unit}".strip()
-            if figure.aim:
+        if self.figures:
+            table = _table("figure", "found", "aim", "")
+            for figure in self.figures:
                 verdict = "[green]reached[/green]" if figure.reached else "[red]not reached[/red]"
-                console.print(f"  {figure.name}: {number} (aim: {figure.aim}) {verdict}")
-            else:
-                console.print(f"  {figure.name}: {number}")
+                number = f"{figure.value:.4g} {figure.unit}".strip()
+                table.add_row(figure.name, number, figure.aim, verdict if figure.aim else "")
+            console.print(table)
         for note in self.notes:
             console.print(f"  [dim]{note}[/dim]")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(*columns, box=None, header_style="dim", pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.no_wrap = True
+    return table
 
 
 def quantile(values: list[int], part: float) -> int:

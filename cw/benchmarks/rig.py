@@ -134,12 +134,12 @@ class Rig:
         )
         await self._carry_out(action)
 
-    async def load(self, model_id: ModelId) -> None:
-        """Make a model resident."""
+    async def load(self, model_id: ModelId) -> ActionResult:
+        """Make a model resident; return its LOAD's result."""
         action = Load(
             action_id=self.orderer.next_id(), model_id=model_id, expected_ns=0, window=_any_time()
         )
-        await self._carry_out(action)
+        return await self._carry_out(action)
 
     async def unload(self, model_id: ModelId) -> None:
         """Free a model's pages."""

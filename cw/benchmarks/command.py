@@ -1,0 +1,54 @@
+"""``tools/bench_executor``: how well executors keep time on this machine.
+
+Each benchmark prints its figures beside their limit, measured in the same run, and says whether
+what was aimed at is reached. They want a machine on which nothing else runs.
+"""
+
+import argparse
+import importlib
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from cw.benchmarks.report import Report
+
+BENCHMARKS: Final = {
+    "emulated": "start errors of eight emulated lanes in one process",
+    "cpu": "durations through a lane of the cpu device, beside the bare loop",
+    "load": "LOADs of the cpu device, beside a plain copy",
+}
+"""Name, and what it measures; each is a module beside this one, with a `run`."""
+
+
+def main(words: list[str]) -> int:
+    """Run what the command line asks for; return 0 if all ran, whatever they found."""
+    parser = argparse.ArgumentParser(
+        prog="tools/bench_executor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(f"  {name:10} {text}" for name, text in BENCHMARKS.items()),
+    )
+    parser.add_argument("benchmark", choices=[*BENCHMARKS, "all"], help="which one")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    args = parser.parse_args(words)
+    names = list(BENCHMARKS) if args.benchmark == "all" else [args.benchmark]
+    console = Console(stderr=args.json, soft_wrap=True)
+    reports = {}
+    for name in names:
+        reports[name] = _run(name, console)
+        reports[name].show(console)
+    if args.json:
+        print(json.dumps({name: report.as_json() for name, report in reports.items()}))
+    return 0
+
+
+def _run(name: str, console: Console) -> Report:
+    run: Callable[[], Any] = importlib.import_module(f"cw.benchmarks.{name}").run
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(f"{name}: {BENCHMARKS[name]}", total=None)
+        report: Report = run()
+    return report
