@@ -19,6 +19,8 @@ BENCHMARKS: Final = {
     "emulated": "start errors of eight emulated lanes in one process",
     "cpu": "durations through a lane of the cpu device, beside the bare loop",
     "load": "LOADs of the cpu device, beside a plain copy",
+    "swap": "64 models through room for 16, in a cluster of one cpu executor",
+    "memory": "what an executor takes beyond weights, and whether it grows",
 }
 """Name, and what it measures; each is a module beside this one, with a `run`."""
 
@@ -32,23 +34,28 @@ def main(words: list[str]) -> int:
         epilog="\n".join(f"  {name:10} {text}" for name, text in BENCHMARKS.items()),
     )
     parser.add_argument("benchmark", choices=[*BENCHMARKS, "all"], help="which one")
+    parser.add_argument("--minutes", type=float, help="of `memory`: 10 for a soak (default: 1)")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     args = parser.parse_args(words)
     names = list(BENCHMARKS) if args.benchmark == "all" else [args.benchmark]
     console = Console(stderr=args.json, soft_wrap=True)
     reports = {}
     for name in names:
-        reports[name] = _run(name, console)
+        reports[name] = _run(name, args, console)
         reports[name].show(console)
     if args.json:
         print(json.dumps({name: report.as_json() for name, report in reports.items()}))
     return 0
 
 
-def _run(name: str, console: Console) -> Report:
+def _run(name: str, args: argparse.Namespace, console: Console) -> Report:
     run: Callable[[], Any] = importlib.import_module(f"cw.benchmarks.{name}").run
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         progress.add_task(f"{name}: {BENCHMARKS[name]}", total=None)
-        report: Report = run()
+        report: Report = run(**_options(name, args))
     return report
+
+
+def _options(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    return {"minutes": args.minutes} if name == "memory" and args.minutes else {}

@@ -10,11 +10,9 @@ else, the load generator included, on the others:
 """
 
 import argparse
-import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,12 +21,11 @@ import trio
 from rich.table import Table
 
 from cw.cli import bench
-from cw.cli.cluster import RunningCluster, running_cluster
-from cw.cli.common import connected, people, print_json
-from cw.cli.model import add_models
+from cw.cli.common import people, print_json
+from cw.cli.one_executor import load_options, one_executor
 from cw.cli.pack import example
 from cw.client import Client
-from cw.config import ClusterSettings, ExecutorSettings
+from cw.config import ExecutorSettings
 from cw.messages import ModelStatus
 from cw.models.pack import pack_weights
 from cw.units import MS, SECOND, GiB
@@ -58,11 +55,13 @@ async def _measure(folder: Path, seconds: float, seed: int) -> dict[str, Any]:
     fast, resnets = await trio.to_thread.run_sync(_pack, folder)
     report: dict[str, Any] = {"seconds": seconds, "seed": seed}
     brief = min(seconds, _LATENCY_SECONDS_MAX)
-    async with _cluster(folder / "emulated", "emulated", [fast]) as (client, models):
-        report |= await _overheads(client, models, brief, seed)
-    async with _cluster(folder / "cpu", "cpu", resnets) as (client, models):
-        report["loads"] = await _loads(client, models, seconds, seed)
-        report["cpu"] = (await client.status()).executors[0].device
+    emulated = ExecutorSettings(device="emulated", profile="fixed-2ms", gpu_memory_bytes=1 * GiB)
+    async with one_executor(folder / "emulated", emulated, [fast]) as one:
+        report |= await _overheads(one.client, one.models, brief, seed)
+    cpu = ExecutorSettings(device="cpu", gpu_memory_bytes=1 * GiB)
+    async with one_executor(folder / "cpu", cpu, resnets) as one:
+        report["loads"] = await _loads(one.client, one.models, seconds, seed)
+        report["cpu"] = (await one.client.status()).executors[0].device
     _show(report)
     return report
 
@@ -81,49 +80,6 @@ def _pack(folder: Path) -> tuple[Path, list[Path]]:
     return fast.folder, folders
 
 
-@asynccontextmanager
-async def _cluster(
-    folder: Path, device: str, archives: Sequence[Path]
-) -> AsyncIterator[tuple[Client, Sequence[ModelStatus]]]:
-    """Run a cluster of one executor with these models ready."""
-    executor = ExecutorSettings(device=device, profile="fixed-2ms", gpu_memory_bytes=1 * GiB)
-    settings = ClusterSettings(executors=1, executor=executor)
-    people.print(f"starting a cluster with one {device} executor and {len(archives)} model(s)")
-    async with (
-        running_cluster(settings, folder, pin=True) as cluster,
-        connected(cluster.endpoint, "") as client,
-    ):
-        models = await add_models(client, cluster.endpoint, archives, allow_program=True)
-        with _beside_the_device(cluster):
-            yield client, models
-
-
-@contextmanager
-def _beside_the_device(cluster: RunningCluster) -> Iterator[None]:
-    """Keep this process, the load generator, where the gateway is: off the device's core."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, os.sched_getaffinity(cluster.children["gateway-0"].process.pid))
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def _options(seed: int, seconds: float, **changed: Any) -> argparse.Namespace:
-    """Give `cw bench`'s options."""
-    options = {
-        "models": "*",
-        "rate": None,
-        "slo": _SLO_NS,
-        "seconds": seconds,
-        "popularity": "uniform",
-        "arrivals": "poisson",
-        "closed": None,
-        "seed": seed,
-    }
-    return argparse.Namespace(**(options | changed))
-
-
 async def _overheads(
     client: Client, models: Sequence[ModelStatus], seconds: float, seed: int
 ) -> dict[str, Any]:
@@ -131,9 +87,9 @@ async def _overheads(
     half_rps = 0.5 * SECOND / device_ns
     people.print("one request at a time, then at half load, then 64 at a time")
     runs = {
-        "one_at_a_time": _options(seed, seconds, closed=1),
-        "half_load": _options(seed, seconds, rate=half_rps),
-        "in_flight_64": _options(seed, seconds, closed=_IN_FLIGHT, slo=SECOND),
+        "one_at_a_time": load_options(seed, seconds, closed=1),
+        "half_load": load_options(seed, seconds, rate=half_rps),
+        "in_flight_64": load_options(seed, seconds, closed=_IN_FLIGHT, slo=SECOND),
     }
     return {name: (await bench.measure(client, options))[0] for name, options in runs.items()}
 
@@ -148,7 +104,7 @@ async def _loads(
     for load in _LOADS:
         rate_rps = load * capacity_rps
         people.print(f"  {load} times that, {rate_rps:.0f}/s, for {seconds:g} s")
-        options = _options(seed, seconds, rate=rate_rps, popularity=_POPULARITY)
+        options = load_options(seed, seconds, rate=rate_rps, popularity=_POPULARITY)
         measured, _ = await bench.measure(client, options)
         runs.append({"load": load} | measured)
     return runs
