@@ -14,15 +14,20 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cw.benchmarks.report import Report
+from cw.errors import ConfigError
 
 BENCHMARKS: Final = {
     "emulated": "start errors of eight emulated lanes in one process",
     "cpu": "durations through a lane of the cpu device, beside the bare loop",
     "load": "LOADs of the cpu device, beside a plain copy",
     "swap": "64 models through room for 16, in a cluster of one cpu executor",
+    "cuda": "replays, LOADs, predictions and models of the cuda device; not among `all`",
     "memory": "what an executor takes beyond weights, and whether it grows",
 }
 """Name, and what it measures; each is a module beside this one, with a `run`."""
+
+_STATUS_CANNOT_RUN: Final = 3
+"""As of `tools/gpu_check` where there is no GPU."""
 
 
 def main(words: list[str]) -> int:
@@ -37,11 +42,15 @@ def main(words: list[str]) -> int:
     parser.add_argument("--minutes", type=float, help="of `memory`: 10 for a soak (default: 1)")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     args = parser.parse_args(words)
-    names = list(BENCHMARKS) if args.benchmark == "all" else [args.benchmark]
+    everywhere = [name for name in BENCHMARKS if name != "cuda"]  # needs a GPU
+    names = everywhere if args.benchmark == "all" else [args.benchmark]
     console = Console(stderr=args.json, soft_wrap=True)
     reports = {}
     for name in names:
-        reports[name] = _run(name, args, console)
+        try:
+            reports[name] = _run(name, args, console)
+        except ConfigError as problem:  # e.g. no GPU
+            parser.exit(_STATUS_CANNOT_RUN, f"{name} can't run here: {problem}\n")
         reports[name].show(console)
     if args.json:
         print(json.dumps({name: report.as_json() for name, report in reports.items()}))
