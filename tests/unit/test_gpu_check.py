@@ -221,24 +221,29 @@ def test_without_a_gpu_it_ends_with_3_and_installs_nothing():
     assert len(done.stderr.splitlines()) == 1
 
 
+# As which the device's own driver (cw/devices/cuda/driver.py) holds the bindings.
+PREFIXES = {"driver": ("self._cuda.",)}
+
+
 @functools.cache
 def names_used(root):
     """Attribute chains such as torch.cuda.graph that begin with a name."""
     chains = set()
-    for path in FOLDER.glob("*.py"):
+    for path in FOLDER.parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             text = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
-            for prefix in (f"{root}.", f"rig.{root}.", f"self.{root}."):
+            for prefix in (f"{root}.", f"rig.{root}.", f"self.{root}.", *PREFIXES.get(root, ())):
                 if text.startswith(prefix) and text.replace(".", "").replace("_", "").isalnum():
                     chains.add(text.removeprefix(prefix))
-    return sorted(chains)
+    # `driver` is also what the device calls its own, whose methods mypy knows.
+    return sorted(name for name in chains if root != "driver" or name.lower().startswith("cu"))
 
 
 @pytest.mark.parametrize(
     ("root", "module", "some"),
     [
         ("torch", "torch", {"cuda.ExternalStream", "cuda.graph_pool_handle", "cuda._sleep"}),
-        ("driver", "cuda.bindings.driver", {"cuMemSetAccess", "cuEventRecordWithFlags"}),
+        ("driver", "cuda.bindings.driver", {"cuMemSetAccess", "cuStreamBeginCapture"}),
     ],
 )
 def test_every_name_that_only_a_gpu_would_try_exists(root, module, some):

@@ -5,9 +5,11 @@ import itertools
 
 import pytest
 
+from cw.devices.cuda import driver as shipped
 from cw.devices.cuda.experiments import h2d, rig, small_copy, vmm_cost
 from cw.devices.cuda.experiments.figures import Figures, Outcome
 from cw.devices.cuda.experiments.rig import DriverRefused, Rig
+from cw.errors import DeviceFault
 from cw.units import MiB
 
 OK, INVALID = 0, 1
@@ -27,8 +29,8 @@ class StandIn:
         self.plain, self.host, self.copied_bytes = {}, {}, 0
 
     def __getattr__(self, name):
-        if name.startswith("CUmem"):  # enumerations and structures: only passed on
-            return lambda *_: _Anything()
+        if name.startswith("CU"):  # enumerations and structures: only passed on
+            return _Anything()
         if name.startswith("cu"):  # contexts, streams, events: nothing to go wrong here
             called = lambda *_: (OK, next(self.next))  # noqa: E731
             called.__name__ = name
@@ -109,6 +111,9 @@ class StandIn:
 
 
 class _Anything:
+    def __call__(self, *_):
+        return _Anything()
+
     def __getattr__(self, name):
         value = self.__dict__[name] = _Anything()
         return value
@@ -117,7 +122,8 @@ class _Anything:
 @pytest.fixture
 def driver(monkeypatch):
     driver = StandIn()
-    monkeypatch.setattr(rig, "import_module", lambda name: driver)
+    for user in (rig, shipped):
+        monkeypatch.setattr(user, "import_module", lambda name: driver)
     return driver
 
 
@@ -153,7 +159,7 @@ def test_waits_of_small_copies_are_measured_and_judged(driver):
 
 def test_a_refusal_names_the_call(driver):
     """A status alone does not say which of a thousand calls was refused."""
-    with pytest.raises(DriverRefused, match="cuMemUnmap"):
+    with pytest.raises(DeviceFault, match="cuMemUnmap"):
         Rig(with_torch=False).reserve(1).unmap()
 
 

@@ -1,6 +1,7 @@
 """What capturing costs, what nodes a graph has, and what a launch costs by which way."""
 
 import time
+from collections import Counter
 from typing import Any, Final
 
 from cw.devices.cuda.experiments.captured import Captured
@@ -35,29 +36,16 @@ def run(rig: Rig) -> list[Measurement]:
         took_ns, taken = time.perf_counter_ns() - begin_ns, free_before - rig.free_bytes()
         taken -= graph.range.size_bytes
         graph.replay()
-        kinds = node_kinds(rig, graph.graph.raw_cuda_graph())
+        kinds = Counter(rig.shipped.node_kinds(int(graph.graph.raw_cuda_graph())))
         found += [
             Measurement(name=f"{name}: build and capture", value=took_ns / MS, unit="ms"),
             Measurement(name=f"{name}: memory beyond pages", value=taken / MiB, unit="MiB"),
-            Measurement(name=f"{name}: nodes", value=sum(kinds.values()), note=str(kinds)),
+            Measurement(name=f"{name}: nodes", value=kinds.total(), note=str(dict(kinds))),
             answer(f"{name}: only nodes that replay without the host", kinds.keys() <= _ALLOWED),
             answer(f"{name}: right output", graph.error(graph.expected) < _ERROR_MAX),
             *_launches(rig, name, graph),
         ]
     return found
-
-
-def node_kinds(rig: Rig, graph_address: int) -> dict[str, int]:
-    """Count a graph's nodes by kind."""
-    driver = rig.driver
-    graph = driver.CUgraph(int(graph_address))
-    _none, count = rig.call(driver.cuGraphGetNodes, graph)
-    nodes, _count = rig.call(driver.cuGraphGetNodes, graph, int(count))
-    kinds: dict[str, int] = {}
-    for node in nodes:
-        kind = rig.call(driver.cuGraphNodeGetType, node).name.removeprefix("CU_GRAPH_NODE_TYPE_")
-        kinds[kind] = kinds.get(kind, 0) + 1
-    return kinds
 
 
 def _launches(rig: Rig, name: str, graph: Captured) -> list[Measurement]:

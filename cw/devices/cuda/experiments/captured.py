@@ -110,9 +110,8 @@ class Captured:
         self._last: Final = rig.event()
         self.output: Final = torch.empty_like(self.expected)
         self.graph: Final = self._capture(pool)
-        # Opaque to Python: the address of the executable graph that torch made.
-        self.executable: Final = rig.driver.CUgraphExec(int(self.graph.raw_cuda_graph_exec()))
-        rig.call(rig.driver.cuGraphUpload, self.executable, self.stream)
+        self.executable: Final = int(self.graph.raw_cuda_graph_exec())
+        rig.shipped.upload(self.executable, self.stream)
         rig.wait()
 
     def _capture(self, pool: Any) -> Any:
@@ -136,7 +135,7 @@ class Captured:
 
     def launch(self) -> None:
         """Send the graph to its stream."""
-        self._rig.call(self._rig.driver.cuGraphLaunch, self.executable, self.stream)
+        self._rig.shipped.launch(self.executable, self.stream)
 
     def replay(self) -> Timing:
         """Run it once, and wait for the end."""

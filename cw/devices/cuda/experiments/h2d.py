@@ -5,6 +5,7 @@ import mmap
 import time
 from typing import Any, Final
 
+from cw.config import CudaSettings
 from cw.devices.cuda.experiments.figures import (
     Experiment,
     Figures,
@@ -20,6 +21,7 @@ from cw.units import MS, PAGE_BYTES, GiB, MiB
 
 _TOTAL_BYTES: Final = 256 * MiB
 _CHUNKS_BYTES: Final = (1 * MiB, 2 * MiB, 4 * MiB, PAGE_BYTES, 64 * MiB)
+_DEFAULT_BYTES: Final = CudaSettings().load_chunk_bytes
 _REPEATS: Final = 3
 _PART_OF_PLAIN_MIN: Final = 0.9
 _REGISTER_PORTABLE: Final = 1
@@ -78,26 +80,26 @@ def _per_gib(name: str, duration_ns: int) -> Measurement:
 
 
 def verdict(figures: Figures) -> Verdict:
-    """Find the smallest chunk that keeps the copy engine busy."""
+    """Find the smallest chunk, from the default on, that keeps the copy engine busy."""
     plain = figures["plain memory, one copy"]
     by_driver = figures[f"pages, chunks of {PAGE_BYTES // MiB} MiB"]
     if figures["pages, from registered memory"] < _PART_OF_PLAIN_MIN * by_driver:
         return fall_back("registered memory is slower than the driver's: pin by cuMemHostAlloc")
     for chunk_bytes in _CHUNKS_BYTES:
         rate = figures[f"pages, chunks of {chunk_bytes // MiB} MiB"]
-        if rate < _PART_OF_PLAIN_MIN * plain:
+        if chunk_bytes < _DEFAULT_BYTES or rate < _PART_OF_PLAIN_MIN * plain:
             continue
         words = f"{rate:.1f} GB/s in chunks of {chunk_bytes // MiB} MiB ({plain:.1f} in one copy)"
-        if chunk_bytes > PAGE_BYTES:
-            return advise(f"{words}: smaller ones are slow; copy several pages at once")
-        return passed(words)
+        if chunk_bytes == _DEFAULT_BYTES:
+            return passed(words)
+        return advise(f'{words}: smaller ones are slow; load_chunk = "{chunk_bytes // MiB}MiB"')
     return fall_back(f"no chunk reaches {_PART_OF_PLAIN_MIN:.0%} of one copy's {plain:.1f} GB/s")
 
 
 EXPERIMENT: Final = Experiment(
     name="h2d",
     question="At what rate do weights come to the device?",
-    rule=f"The smallest chunk at {_PART_OF_PLAIN_MIN:.0%} of one plain pinned copy's rate.",
+    rule=f"The smallest load_chunk at {_PART_OF_PLAIN_MIN:.0%} of one plain pinned copy's rate.",
     run=run,
     verdict=verdict,
     needs_torch=False,

@@ -1,6 +1,7 @@
 """What experiments share: one CUDA context, streams, events, pages, and a second thread.
 
-The driver is `cuda.bindings.driver`, as in the device itself. torch is imported only when an
+What the device does as well goes through its own driver (`driver.py`), so that what is measured is
+what is shipped; `call` is for what only experiments ask. torch is imported only when an
 experiment asks for it, so that those that need the driver alone run without. Freeing is left to the
 end of the process, which runs one experiment and is gone, except where memory would run out.
 """
@@ -13,14 +14,11 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Final, Self
 
-from cw.units import PAGE_BYTES, US
+from cw.devices.cuda.driver import CudaDriver
+from cw.units import PAGE_BYTES
 
-_HOST_PORTABLE: Final = 1
-_HOST_MAPPED: Final = 2
-_NON_BLOCKING: Final = 1
 _EVENT_BLOCKING_SYNC: Final = 1
 _EVENT_NO_TIMING: Final = 2
-_RECORD_EXTERNAL: Final = 1
 
 
 class DriverRefused(Exception):
@@ -35,28 +33,16 @@ class Rig:
     """
 
     def __init__(self, *, with_torch: bool) -> None:
-        # Neither has types for what is used here.
-        driver: Any = import_module("cuda.bindings.driver")
-        self.driver: Final[Any] = driver
         self._torch: Any = None
-        self.call(driver.cuInit, 0)
-        self.device: Final = self.call(driver.cuDeviceGet, 0)
         if with_torch:
             torch: Any = import_module("torch")
             torch.cuda.init()
             torch.zeros(1, device="cuda")
             self._torch = torch
-        self._context: Final = self.call(driver.cuDevicePrimaryCtxRetain, self.device)
-        self.enter_context()
-        kind = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
-        self._properties: Final = driver.CUmemAllocationProp()
-        self._properties.type = driver.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
-        self._properties.location.type = kind
-        self._properties.location.id = 0
-        self._access: Final = driver.CUmemAccessDesc()
-        self._access.location.type = kind
-        self._access.location.id = 0
-        self._access.flags = driver.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+        self.shipped: Final = CudaDriver()
+        # For the calls that only experiments make.
+        self.driver: Final[Any] = import_module("cuda.bindings.driver")
+        self.device: Final = self.call(self.driver.cuDeviceGet, 0)
 
     @property
     def torch(self) -> Any:
@@ -77,19 +63,17 @@ class Rig:
 
     def enter_context(self) -> None:
         """Make the context this thread's own: each thread does so before its first call."""
-        self.call(self.driver.cuCtxSetCurrent, self._context)
+        self.shipped.enter()
 
     def wait(self) -> None:
         """Let all that was sent to the device end."""
-        self.call(self.driver.cuCtxSynchronize)
+        self.shipped.synchronize()
 
     # Streams and events.
 
     def stream(self, *, urgent: bool = False) -> Any:
         """Make a stream; an urgent one has the device's highest priority, others the lowest."""
-        lowest, highest = self.call(self.driver.cuCtxGetStreamPriorityRange)
-        priority = highest if urgent else lowest
-        return self.call(self.driver.cuStreamCreateWithPriority, _NON_BLOCKING, priority)
+        return self.shipped.stream(urgent=urgent)
 
     def event(self, *, blocking: bool = False, timing: bool = True) -> Any:
         """Make an event; a blocking one puts the thread that waits for it to sleep."""
@@ -98,15 +82,15 @@ class Rig:
 
     def record(self, event: Any, stream: Any) -> None:
         """Have an event happen when the stream has got so far."""
-        self.call(self.driver.cuEventRecord, event, stream)
+        self.shipped.record(int(event), stream)
 
     def record_inside(self, event: Any, stream: Any) -> None:
         """While a stream is captured: make the event's recording a node of the graph."""
-        self.call(self.driver.cuEventRecordWithFlags, event, stream, _RECORD_EXTERNAL)
+        self.shipped.record_inside(int(event), stream)
 
     def wait_for(self, event: Any) -> None:
         """Return once an event has happened."""
-        self.call(self.driver.cuEventSynchronize, event)
+        self.shipped.wait(int(event))
 
     def has_happened(self, event: Any) -> bool:
         """Say whether an event has happened, without waiting."""
@@ -119,36 +103,31 @@ class Rig:
 
     def between_ns(self, first: Any, second: Any) -> int:
         """Return the device's own time between two events; it is good to half a microsecond."""
-        elapsed_ms = self.call(self.driver.cuEventElapsedTime, first, second)
-        return round(float(elapsed_ms) * 1_000 * US)
+        return self.shipped.between_ns(int(first), int(second))
 
     # Memory.
 
     def pages(self, count: int, page_bytes: int = PAGE_BYTES) -> list[Any]:
         """Make pages of device memory; they have no address."""
-        create = self.driver.cuMemCreate
-        return [self.call(create, page_bytes, self._properties, 0) for _ in range(count)]
+        return [self.shipped.create_page(page_bytes) for _ in range(count)]
 
     def drop_pages(self, pages: Sequence[Any]) -> None:
         """Give pages back, which must be mapped nowhere."""
         for page in pages:
-            self.call(self.driver.cuMemRelease, page)
+            self.shipped.release_page(page)
 
     def reserve(self, page_count: int, page_bytes: int = PAGE_BYTES) -> "PageRange":
         """Reserve addresses for so many pages."""
-        address = self.call(
-            self.driver.cuMemAddressReserve, page_count * page_bytes, page_bytes, 0, 0
-        )
-        return PageRange(self, int(address), page_count, page_bytes)
+        address = self.shipped.reserve(page_count * page_bytes, page_bytes)
+        return PageRange(self, address, page_count, page_bytes)
 
     def allow_access(self, address: int, size_bytes: int) -> None:
         """Let the device read and write a mapped range."""
-        self.call(self.driver.cuMemSetAccess, address, size_bytes, [self._access], 1)
+        self.shipped.allow_access(address, size_bytes)
 
     def pinned(self, size_bytes: int) -> int:
         """Return the address of new pinned host memory, which the device can read as well."""
-        flags = _HOST_PORTABLE | _HOST_MAPPED
-        return int(self.call(self.driver.cuMemHostAlloc, size_bytes, flags))
+        return self.shipped.host_alloc(size_bytes)
 
     def plain_memory(self, size_bytes: int) -> int:
         """Return the address of new device memory that is not made of pages."""
@@ -156,16 +135,15 @@ class Rig:
 
     def free_bytes(self) -> int:
         """Return how much device memory is free."""
-        free, _total = self.call(self.driver.cuMemGetInfo)
-        return int(free)
+        return self.shipped.free_bytes()
 
     def copy_in(self, target: int, source: int, size_bytes: int, stream: Any) -> None:
         """Send a copy from host to device to a stream."""
-        self.call(self.driver.cuMemcpyHtoDAsync, target, source, size_bytes, stream)
+        self.shipped.copy_in(target, source, size_bytes, stream)
 
     def copy_out(self, target: int, source: int, size_bytes: int, stream: Any) -> None:
         """Send a copy from device to host to a stream."""
-        self.call(self.driver.cuMemcpyDtoHAsync, target, source, size_bytes, stream)
+        self.shipped.copy_out(target, source, size_bytes, stream)
 
     def beside(self, step: Callable[[int], None]) -> "Beside":
         """Repeat a step on a thread of its own while the ``with`` block runs."""
@@ -190,8 +168,8 @@ class PageRange:
 
     def map_one(self, index: int, page: Any) -> None:
         """Map one page, without access."""
-        rig, address = self._rig, self.address + index * self.page_bytes
-        rig.call(rig.driver.cuMemMap, address, self.page_bytes, 0, page, 0)
+        address = self.address + index * self.page_bytes
+        self._rig.shipped.map(address, self.page_bytes, page)
 
     def unmap(self) -> None:
         """Take all pages away; the device must not be using them."""
@@ -201,11 +179,11 @@ class PageRange:
     def unmap_one(self, index: int) -> None:
         """Take one page away."""
         address = self.address + index * self.page_bytes
-        self._rig.call(self._rig.driver.cuMemUnmap, address, self.page_bytes)
+        self._rig.shipped.unmap(address, self.page_bytes)
 
     def free(self) -> None:
         """Give the addresses back; nothing may be mapped."""
-        self._rig.call(self._rig.driver.cuMemAddressFree, self.address, self.size_bytes)
+        self._rig.shipped.unreserve(self.address, self.size_bytes)
 
 
 class Beside:

@@ -73,8 +73,8 @@ def verdict(figures: Figures) -> Verdict:
     if waiting:
         return passed(f"edit pages only between INFERs, as the device does: {waiting} wait")
     return passed(
-        "no edit waits for the device: edits beside an INFER are possible if experiment jitter "
-        "finds them harmless; the device makes them between INFERs"
+        "no edit waits for the device: edit_pages_while_running is possible if experiment jitter "
+        "finds edits harmless; by default they are made between INFERs"
     )
 
 
