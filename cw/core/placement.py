@@ -170,6 +170,10 @@ def next_load(books: Books, executor: ExecutorBooks, *, now_ns: int) -> Place | 
     waits_ns = executor.load_start_ns(now_ns) - now_ns
     if waits_ns > WANTED_AHEAD_MAX_NS:
         return None
+    # What is ordered ahead for one resource keeps the INFERs behind it waiting: 64 models through
+    # room for 16 on a CPU with a noise of 30 % kept 86 % of the bound without it, 72 % with it.
+    if executor.device.shared_lanes and not _load_lane_is_due(executor, now_ns):
+        return None
     place = _most_wanted(books, executor, now_ns)
     if _load_lane_is_due(executor, now_ns):
         place = place or _replica(executor, now_ns) or _missed(books, executor, now_ns)
