@@ -120,11 +120,39 @@ class GatewaySettings:
 
 
 @attrs.frozen(kw_only=True)
+class CudaSettings:
+    """What only the cuda device asks. `tools/gpu_check` has an experiment for each guess here."""
+
+    ordinal: int = 0
+    """Which card, as the driver counts them."""
+    load_chunk_bytes: int = 4 * MiB
+    """A LOAD is copied in pieces of this size: an output or input that another stream copies waits
+    for a piece at most. Experiments ``h2d`` and ``small_copy``."""
+    load_chunks_outstanding: int = 2
+    """So many pieces are with the card at once: one is copied while the next one is asked for.
+    Experiment ``small_copy``."""
+    inputs_by: str = "kernel"
+    """``kernel``: the graph's first kernel reads pinned host memory, and never waits for a LOAD.
+    ``copy``: the copy engine brings them, after the pieces before it. Experiment ``small_copy``."""
+    edit_pages_while_running: bool = False
+    """Whether a LOAD may map its pages while an INFER runs; else it waits for the end of that, and
+    the next INFER for the mapping. Experiment ``vmm_async``."""
+    warm_up_runs: int = 3
+    """Of a program before its capture: libraries load code at first use. Experiment ``capture``."""
+    cudnn_benchmark: bool = False
+    """Let cuDNN try its algorithms at each capture. Experiment ``autotune``."""
+    graph_memory_bytes: int = 4 * GiB
+    """Bound on what torch allocates: activations. Experiments ``capture`` and ``pool``."""
+    reserve_bytes: int = 1 * GiB
+    """Left to the driver, for code and for the graphs themselves. Experiment ``capture``."""
+
+
+@attrs.frozen(kw_only=True)
 class ExecutorSettings:
     """One executor and its device."""
 
     device: str = "cpu"
-    """``cpu`` or ``emulated``."""
+    """``cpu``, ``cuda`` or ``emulated``."""
     gpu_memory_bytes: int = 2 * GiB
     """Size of the page pool. Rounded down to whole 16 MiB pages."""
     host_memory_bytes: int = 4 * GiB
@@ -143,6 +171,7 @@ class ExecutorSettings:
     """Outputs kept for a call that is asked again; the oldest give way to newer ones."""
     switch_interval_s: float = 5e-5
     """Python's thread switch interval: at the default 5 ms a waking lane waits that long."""
+    cuda: CudaSettings = CudaSettings()
 
 
 @attrs.frozen(kw_only=True)

@@ -201,7 +201,11 @@ async def open_device(settings: ExecutorSettings, *, seed: int) -> Device:
             cores=settings.cores,
             switch_interval_s=settings.switch_interval_s,
         )
-    raise ConfigError(f"expected the device cpu or emulated, got {settings.device!r}")
+    if settings.device == "cuda":
+        from cw.devices.cuda.opening import open_cuda_device
+
+        return await open_cuda_device(settings)
+    raise ConfigError(f"expected the device cpu, cuda or emulated, got {settings.device!r}")
 
 
 # --- processes ------------------------------------------------------------------------------------

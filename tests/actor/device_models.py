@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from cw.cli import compose
-from cw.config import ExecutorSettings
+from cw.config import CudaSettings, ExecutorSettings
 from cw.devices.cpu.device import CpuDevice
+from cw.devices.cuda.opening import open_cuda_device
 from cw.devices.emulated import EmulatedDevice
 from cw.devices.profile_file import read_profile
 from cw.messages import Datatype, TensorSpec
@@ -18,9 +19,16 @@ from cw.models.archive import verify_archive
 from cw.models.examples.tiny import CNN, MLP
 from cw.models.pack import pack, pack_weights
 from cw.units import PAGE_BYTES
+from tests.actor.soft_cuda import CpuGraphs, SoftDriver
 
 PAGES_TOTAL = 4
-KINDS = ("cpu", "emulated", "emulated-shared", pytest.param("cuda", marks=pytest.mark.gpu))
+KINDS = (
+    "cpu",
+    "emulated",
+    "emulated-shared",
+    "soft-cuda",
+    pytest.param("cuda", marks=pytest.mark.gpu),
+)
 
 
 class Wide(torch.nn.Module):
@@ -77,6 +85,10 @@ def pack_archives(root):
 async def open_device(kind):
     if kind == "cpu":
         device = await CpuDevice.open(pages_total=PAGES_TOTAL)
+    elif kind == "soft-cuda":
+        device = await open_cuda_device(
+            soft_settings(), open_driver=SoftDriver, make_graphs=CpuGraphs
+        )
     elif kind == "cuda":
         memory_bytes = PAGES_TOTAL * PAGE_BYTES
         settings = ExecutorSettings(device="cuda", gpu_memory_bytes=memory_bytes)
@@ -92,6 +104,16 @@ async def open_device(kind):
         yield device
     finally:
         await device.aclose()
+
+
+def soft_settings(**changes):
+    """Make settings of a cuda device small enough for any machine."""
+    return ExecutorSettings(
+        device="cuda",
+        gpu_memory_bytes=PAGES_TOTAL * PAGE_BYTES,
+        host_memory_bytes=16 * PAGE_BYTES,
+        cuda=CudaSettings(**changes),
+    )
 
 
 def spec_of(archive):

@@ -42,7 +42,7 @@ class InputBuffers:
         whole = [_zeros(spec, self._capacity) for spec in self._specs]
         self._bytes = [flat.numpy().data for flat, _ in whole]
         self._views = _first_rows([tensor for _, tensor in whole], wanted)
-        self._probes = _first_rows(_random_batch(self._specs, self._capacity), wanted)
+        self._probes = _first_rows(random_batch(self._specs, self._capacity), wanted)
 
     def probe(self, batch_size: int) -> tuple[torch.Tensor, ...]:
         """Return a batch of random inputs, always the same.
@@ -91,7 +91,8 @@ def _first_rows(
     return {size: tuple(tensor[:size] for tensor in tensors) for size in batch_sizes}
 
 
-def _random_batch(specs: Sequence[TensorSpec], batch_size: int) -> list[torch.Tensor]:
+def random_batch(specs: Sequence[TensorSpec], batch_size: int) -> list[torch.Tensor]:
+    """Make a probe's inputs, always the same; `InputBuffers.probe` says what is in them."""
     generator = torch.Generator().manual_seed(_PROBE_SEED)
     batch = []
     for spec in specs:

@@ -1,0 +1,170 @@
+"""How a cuda device comes to be: card, torch's share, pages, host memory, threads."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from cw.config import CudaSettings, ExecutorSettings
+from cw.devices.cuda.copies import PacedCopies
+from cw.devices.cuda.device import CudaDevice, CudaParts, close_parts
+from cw.devices.cuda.driver import CudaDriver, Driver, check_room
+from cw.devices.cuda.graphs import GraphMaker
+from cw.devices.cuda.pages import PagePool, PageRange
+from cw.devices.garbage import settle_garbage
+from cw.devices.host_images import HostImages
+from cw.devices.lane_thread import LaneThread
+from cw.errors import ConfigError, DeviceFault
+from cw.messages import DeviceDescription, ModelId
+from cw.units import PAGE_BYTES, SECOND
+
+_TRIAL: Final = ModelId(0)
+_TRIAL_COPIES: Final = 3
+
+
+def torch_graphs(driver: Driver, settings: CudaSettings) -> GraphMaker:
+    """Make the graph maker of a real card."""
+    from cw.devices.cuda.torch_graphs import TorchGraphs  # takes torch's CUDA to be there
+
+    return TorchGraphs(driver, settings)
+
+
+async def open_cuda_device(
+    settings: ExecutorSettings,
+    *,
+    open_driver: Callable[[int], Driver] = CudaDriver,
+    make_graphs: Callable[[Driver, CudaSettings], GraphMaker] = torch_graphs,
+) -> CudaDevice:
+    """Open a card: seconds, most of them for torch and for pinning host memory.
+
+    Args:
+        settings: Of the executor.
+        open_driver: Given the card's number.
+        make_graphs: Given the driver.
+
+    Raises:
+        ConfigError: A setting is wrong, or the card or its memory can't be had.
+    """
+    cuda = settings.cuda
+    _check(cuda)
+    driver = open_driver(cuda.ordinal)
+
+    @contextmanager
+    def in_context() -> Iterator[None]:
+        driver.enter()
+        yield
+
+    def lane(name: str) -> LaneThread:
+        return LaneThread(
+            name=name,
+            cores=settings.cores,
+            switch_interval_s=settings.switch_interval_s,
+            surroundings=in_context,
+        )
+
+    infer_lane = lane("cuda-infer")
+    try:
+        parts, pages_total, rate = (
+            await infer_lane.run(lambda: _open_parts(driver, settings, make_graphs))
+        ).value
+    except BaseException as exc:
+        await infer_lane.aclose()
+        if isinstance(exc, DeviceFault):
+            raise ConfigError(f"expected a card in working order, got: {exc}") from exc
+        raise
+    return CudaDevice(
+        parts,
+        infer_lane,
+        lane("cuda-load"),
+        DeviceDescription(
+            kind="cuda",
+            name=re.sub(r"[^A-Za-z0-9.]+", "-", driver.name()).strip("-."),
+            pages_total=pages_total,
+            shared_lanes=False,
+            load_bytes_per_second=rate,
+        ),
+        cuda,
+    )
+
+
+def _check(cuda: CudaSettings) -> None:
+    if cuda.inputs_by not in {"kernel", "copy"}:
+        raise ConfigError(
+            f"[executor.cuda] inputs_by: expected kernel or copy, got {cuda.inputs_by!r}"
+        )
+    for name in ("load_chunk_bytes", "load_chunks_outstanding", "warm_up_runs"):
+        if getattr(cuda, name) < 1:
+            raise ConfigError(
+                f"[executor.cuda] {name.removesuffix('_bytes')}: expected at least 1, got "
+                f"{getattr(cuda, name)}"
+            )
+
+
+def _open_parts(
+    driver: Driver,
+    settings: ExecutorSettings,
+    make_graphs: Callable[[Driver, CudaSettings], GraphMaker],
+) -> tuple[CudaParts, int, int]:
+    """Find all memory; return it with the number of pages and a LOAD's rate in bytes/s."""
+    cuda = settings.cuda
+    maker = make_graphs(driver, cuda)
+    kept_bytes = cuda.graph_memory_bytes + cuda.reserve_bytes + PAGE_BYTES
+    room_bytes = check_room(driver, settings.gpu_memory_bytes, kept_bytes)
+    pages_total = room_bytes // PAGE_BYTES
+    if pages_total < 1:
+        raise ConfigError("expected room for one page on the card, got none: use a larger card")
+    pool = PagePool(driver, pages_total)
+    pinned: list[int] = []
+
+    def pin(address: int, size_bytes: int) -> None:
+        driver.pin(address, size_bytes)
+        pinned.append(address)
+
+    def unpin() -> None:
+        while pinned:
+            driver.unpin(pinned.pop())
+
+    try:
+        images = HostImages(settings.host_memory_bytes, pin=pin)
+    except OSError as exc:
+        raise ConfigError(
+            f"expected memory for host images, got {exc}: lower [executor] host_memory"
+        ) from exc
+    parts = CudaParts(
+        driver=driver,
+        maker=maker,
+        pool=pool,
+        images=images,
+        copies=PacedCopies(
+            driver,
+            chunk_bytes=cuda.load_chunk_bytes,
+            outstanding=cuda.load_chunks_outstanding,
+        ),
+        stream=driver.stream(urgent=True),
+        done=driver.event(timing=False),
+        unpin=unpin,
+    )
+    try:
+        rate = _clean_and_measure(parts)
+    except BaseException:
+        close_parts(parts)
+        raise
+    settle_garbage()
+    return parts, pages_total, rate
+
+
+def _clean_and_measure(parts: CudaParts) -> int:
+    """Write the page of zeros; load one page, and say at what rate that went, in bytes/s."""
+    driver, trial = parts.driver, PageRange(parts.pool, 1)
+    trial.map_zeros()
+    driver.fill_zeros(trial.address, PAGE_BYTES, parts.stream)
+    driver.synchronize()
+    trial.unmap_zeros()
+    source = parts.images.hold(_TRIAL, PAGE_BYTES)
+    trial.map([0])
+    took_ns = min(
+        parts.copies.copy(trial.address, source, PAGE_BYTES) for _ in range(_TRIAL_COPIES)
+    )
+    trial.release()
+    parts.images.drop(_TRIAL)
+    return PAGE_BYTES * SECOND // max(1, took_ns)

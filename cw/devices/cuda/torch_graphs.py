@@ -1,0 +1,269 @@
+"""Graphs captured by torch: the program's own kernels, on weights that torch did not allocate.
+
+Not yet run on a GPU. All graphs share one pool of activations and are captured on the stream that
+launches them, so no two may overlap: INFERs take turns. Outputs leave the pool by the last kernels.
+"""
+
+import io
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+import torch
+from torch.export.passes import move_to_device_pass
+
+from cw.config import CudaSettings
+from cw.devices.cpu.inputs import random_batch
+from cw.devices.cuda.driver import Driver
+from cw.devices.cuda.graphs import Buffers, CapturedGraph
+from cw.devices.fitting import CheckedProgram
+from cw.devices.torch_dtypes import TORCH_DTYPES
+from cw.errors import ArchiveInvalid, ConfigError, DeviceFault, HostMemoryFull
+from cw.messages import ModelSpec, TensorSpec
+from cw.models.image import ImageLayout
+from cw.models.program_signature import ProgramSignature
+
+_REPEATABLE: Final = frozenset({"KERNEL", "MEMSET", "MEMCPY", "EVENT_RECORD", "EMPTY"})
+_CAPTURE_ERRORS: Final = range(900, 909)
+"""``cudaErrorStreamCaptureUnsupported`` and those after it; they leave the context sound."""
+
+
+@attrs.frozen
+class _Memory:
+    """Device memory for torch to look at, by the CUDA array interface."""
+
+    address: int
+    size_bytes: int
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": (self.size_bytes,),
+            "typestr": "|u1",
+            "data": (self.address, False),
+            "version": 3,
+        }
+
+
+@attrs.define(eq=False)
+class _Program:
+    """A loaded program, and the device memory of its inputs and outputs by largest batch size."""
+
+    module: torch.fx.GraphModule
+    signature: ProgramSignature
+    tensors: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = attrs.Factory(dict)
+
+
+class TorchGraphs:
+    """The graph maker of a real card.
+
+    Args:
+        driver: Whose context torch shares.
+        settings: Of the device.
+
+    Raises:
+        ConfigError: This torch has no CUDA, or the card has too little memory.
+    """
+
+    def __init__(self, driver: Driver, settings: CudaSettings) -> None:
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                f"expected a torch that can use the card, got {torch.__version__}; install a build "
+                "with CUDA 13"
+            )
+        self._driver: Final = driver
+        self._settings: Final = settings
+        # Torch has no types for this, nor for ExternalStream.
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        torch.cuda.set_device(settings.ordinal)
+        total_bytes = torch.cuda.get_device_properties(settings.ordinal).total_memory
+        torch.cuda.set_per_process_memory_fraction(
+            min(1.0, settings.graph_memory_bytes / total_bytes), settings.ordinal
+        )
+        torch.backends.cudnn.benchmark = settings.cudnn_benchmark
+        self._pool: Final[Any] = torch.cuda.graph_pool_handle()
+        self._dropped: Final[list[object]] = []
+
+    def load(self, checked: CheckedProgram, model: ModelSpec) -> _Program:
+        """Load a program and move what it makes by itself to the card."""
+        try:
+            exported = torch.export.load(io.BytesIO(checked.data))
+            module = move_to_device_pass(exported, f"cuda:{self._settings.ordinal}").graph_module
+        # The loader is foreign and documents no errors; none of them is the device's.
+        except Exception as exc:
+            raise ArchiveInvalid(
+                f"program of {model.name}: torch {torch.__version__} can't load it "
+                f"({type(exc).__name__}: {exc}); pack it with a version that cw supports"
+            ) from exc
+        return _Program(module=module, signature=checked.signature)
+
+    def capture(
+        self,
+        program: _Program,
+        model: ModelSpec,
+        layout: ImageLayout,
+        address: int,
+        buffers: Buffers,
+        stream: int,
+    ) -> Mapping[int, CapturedGraph]:
+        """Capture one graph per batch size, the largest first."""
+        # The thread's own notion of the card, beside the driver's context.
+        torch.cuda.set_device(self._settings.ordinal)
+        weights = self._weights(program.signature, layout, address)
+        largest = model.batch_sizes[-1]
+        if largest not in program.tensors:
+            program.tensors[largest] = (
+                [probe.to("cuda") for probe in random_batch(model.inputs, largest)],
+                [_empty(spec, largest) for spec in model.outputs],
+            )
+        inputs, outputs = program.tensors[largest]
+        graphs = {}
+        for batch_size in sorted(model.batch_sizes, reverse=True):
+            graphs[batch_size] = self._capture_one(
+                _Capture(
+                    forward=program.module.forward,
+                    weights=weights,
+                    inputs=tuple(tensor[:batch_size] for tensor in inputs),
+                    outputs=tuple(tensor[:batch_size] for tensor in outputs),
+                    sources=buffers.inputs,
+                ),
+                model,
+                stream,
+            )
+        return graphs
+
+    def drop(self, graph: CapturedGraph) -> None:
+        """Free a graph's events; its memory is the pool's, and goes with the process.
+
+        Newer versions of torch clear a stream's workspaces when any of its graphs is reset, which
+        breaks the others (pytorch issue 193402); so the graph itself is kept.
+        """
+        self._driver.drop_event(graph.first)
+        self._driver.drop_event(graph.last)
+        self._dropped.append(graph.keeps)
+
+    def close(self) -> None:
+        """Give back what torch has cached."""
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+    def _weights(
+        self, signature: ProgramSignature, layout: ImageLayout, address: int
+    ) -> tuple[torch.Tensor, ...]:
+        image = _bytes_at(address, layout.image_bytes)
+        weights = []
+        for argument in signature.weights:
+            place = layout.tensors[argument.name]
+            dtype = TORCH_DTYPES[place.datatype]
+            end = place.offset_bytes + math.prod(place.shape) * dtype.itemsize
+            weights.append(image[place.offset_bytes : end].view(dtype).view(place.shape))
+        return tuple(weights)
+
+    def _capture_one(self, capture: "_Capture", model: ModelSpec, stream: int) -> CapturedGraph:
+        by_kernel = self._settings.inputs_by == "kernel"
+        own_stream = torch.cuda.ExternalStream(stream)  # type: ignore[no-untyped-call]
+        first, last = self._driver.event(timing=True), self._driver.event(timing=True)
+        graph = torch.cuda.CUDAGraph(keep_graph=True)
+        try:
+            # On the same stream: else cuBLAS's workspace would land in the graph's own memory.
+            with torch.no_grad(), torch.cuda.stream(own_stream):
+                for _ in range(self._settings.warm_up_runs):
+                    capture.run()
+                own_stream.synchronize()
+            sources = self._sources(capture) if by_kernel else ()
+            with (
+                torch.no_grad(),
+                torch.cuda.graph(
+                    graph,
+                    pool=self._pool,
+                    stream=own_stream,
+                    capture_error_mode="thread_local",
+                ),
+            ):
+                self._driver.record_inside(first, stream)
+                for target, source in zip(capture.inputs, sources, strict=False):
+                    # A kernel, where `copy_` would be a node for the copy engine.
+                    torch.add(source, 0, out=_words(target))
+                capture.run()
+                self._driver.record_inside(last, stream)
+            graph.instantiate()
+        except torch.OutOfMemoryError as exc:
+            raise HostMemoryFull(
+                f"expected room on the card for the graphs of {model.name}, got {exc}; raise "
+                "[executor.cuda] graph_memory, or remove models"
+            ) from exc
+        except (RuntimeError, TypeError, ValueError, IndexError) as exc:
+            # What a stream refuses because it is captured is the program's fault.
+            if (
+                isinstance(exc, torch.AcceleratorError)
+                and getattr(exc, "error_code", None) not in _CAPTURE_ERRORS
+            ):
+                raise DeviceFault(f"capture of {model.name}: {exc}; restart the executor") from exc
+            raise ArchiveInvalid(
+                f"program of {model.name}: expected work that a graph can repeat, got "
+                f"{type(exc).__name__}: {exc}"
+            ) from exc
+        odd = set(self._driver.node_kinds(int(graph.raw_cuda_graph()))) - _REPEATABLE
+        if odd:
+            raise ArchiveInvalid(
+                f"program of {model.name}: expected kernels and copies in its graph, got "
+                f"{', '.join(sorted(odd))}: it would wait for the host"
+            )
+        executable = int(graph.raw_cuda_graph_exec())
+        self._driver.upload(executable, stream)
+        return CapturedGraph(
+            executable=executable,
+            inputs=() if by_kernel else tuple(tensor.data_ptr() for tensor in capture.inputs),
+            outputs=tuple(tensor.data_ptr() for tensor in capture.outputs),
+            first=first,
+            last=last,
+            keeps=(graph, capture, sources),
+        )
+
+    def _sources(self, capture: "_Capture") -> tuple[torch.Tensor, ...]:
+        """Let torch look at the inputs in pinned host memory, where the card sees it."""
+        return tuple(
+            _words(_bytes_at(self._driver.device_address(address), tensor.nbytes))
+            for address, tensor in zip(capture.sources, capture.inputs, strict=True)
+        )
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Capture:
+    forward: Any
+    weights: tuple[torch.Tensor, ...]
+    inputs: tuple[torch.Tensor, ...]
+    outputs: tuple[torch.Tensor, ...]
+    sources: tuple[int, ...]
+
+    def run(self) -> None:
+        """Compute one batch and leave the outputs where no other graph writes."""
+        results = self.forward(*self.weights, *self.inputs)
+        for target, result in zip(self.outputs, results, strict=True):
+            if result.shape != target.shape or result.dtype != target.dtype:
+                raise ArchiveInvalid(
+                    f"program: expected outputs of {target.dtype}{list(target.shape)}, "
+                    f"got {result.dtype}{list(result.shape)}; pack it again"
+                )
+            target.copy_(result)
+
+
+def _empty(spec: TensorSpec, batch_size: int) -> torch.Tensor:
+    dtype = TORCH_DTYPES[spec.datatype.value]
+    return torch.empty((batch_size, *spec.shape), dtype=dtype, device="cuda")
+
+
+def _bytes_at(address: int, size_bytes: int) -> torch.Tensor:
+    """Return uint8[size_bytes] over memory that the card sees, which torch does not own."""
+    # Without the device torch would copy to the CPU (pytorch issue 54139).
+    return torch.as_tensor(_Memory(address, size_bytes), device="cuda")
+
+
+def _words(tensor: torch.Tensor) -> torch.Tensor:
+    """Look at a tensor as the widest integers that fill it."""
+    flat = tensor.reshape(-1).view(torch.uint8)
+    for dtype in (torch.int64, torch.int32, torch.int16):
+        if flat.numel() % dtype.itemsize == 0:
+            return flat.view(dtype)
+    return flat
