@@ -43,6 +43,7 @@ class SoftDriver:
         self.calls = []
         self.broken = None
         self.graphs = {}
+        self.plain = {}  # sizes of device memory that is not made of pages, by address
         self._memory_bytes = memory_bytes
         self._copy_bytes_per_second = copy_bytes_per_second
         self._numbers = itertools.count(1)
@@ -217,16 +218,19 @@ class SoftDriver:
         self._note("copy_in", target, size_bytes, stream)
         assert any(
             start <= source and source + size_bytes <= start + size
-            for start, size in self._pinned.items()
+            for start, size in (*self._pinned.items(), *self._allocated_sizes())
         ), "the source is not pinned"
 
         def copy():
-            if self.touch(target, size_bytes):
+            if self.plain.get(target, 0) >= size_bytes or self.touch(target, size_bytes):
                 if self._copy_bytes_per_second:
                     time.sleep(size_bytes / self._copy_bytes_per_second)
                 ctypes.memmove(target, source, size_bytes)
 
         self._streams[stream].put(copy)
+
+    def _allocated_sizes(self):
+        return [(address, len(memory)) for address, memory in self._allocated.items()]
 
     def copy_out(self, target, source, size_bytes, stream):
         self._note("copy_out", size_bytes, stream)
@@ -249,6 +253,7 @@ class CpuGraphs:
 
     def __init__(self, driver, settings):
         self._driver = driver
+        self._by_copy = settings.inputs_by == "copy"
         self._numbers = itertools.count(1)
 
     def load(self, checked, model):
@@ -264,6 +269,9 @@ class CpuGraphs:
                 _at(source, spec.datatype.value, (batch_size, *spec.shape))
                 for source, spec in zip(buffers.inputs, model.inputs, strict=True)
             ]
+            if self._by_copy:
+                inputs = [torch.zeros_like(source) for source in inputs]
+                self._driver.plain |= {own.data_ptr(): own.nbytes for own in inputs}
             with torch.no_grad():
                 outputs = [torch.empty_like(found) for found in module(*weights, *inputs)]
             if [out.nbytes for out in outputs] != [
@@ -283,7 +291,7 @@ class CpuGraphs:
             self._driver.graphs[number] = replay
             graphs[batch_size] = CapturedGraph(
                 executable=number,
-                inputs=(),
+                inputs=tuple(own.data_ptr() for own in inputs) if self._by_copy else (),
                 outputs=tuple(out.data_ptr() for out in outputs),
                 first=first,
                 last=last,

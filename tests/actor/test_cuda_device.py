@@ -120,6 +120,22 @@ async def test_an_infer_runs_while_a_load_copies(archives):
     assert reports["infer"].end_ns < reports["load"].end_ns
 
 
+async def test_both_ways_of_inputs_give_the_same(archives):
+    """Which is quicker is the card's matter."""
+    answers, copies = [], []
+    for way in ("kernel", "copy"):
+        driver = SoftDriver()
+        async with opened(driver, inputs_by=way) as device:
+            spec = await prepare(device, archives["tiny-cnn-a"])
+            await device.load(spec.model_id, [2])
+            driver.calls.clear()
+            answers.append(await answer_alone(device, spec, sample(spec, 4)))
+            copies.append(len(calls_of(driver, "copy_in")))
+
+    assert answers[0] == answers[1]
+    assert copies == [0, len(spec.inputs)]
+
+
 @pytest.mark.parametrize("is_allowed", [False, True])
 async def test_pages_are_edited_between_infers_unless_allowed(archives, is_allowed):
     """Some cards fail when page tables change under a running kernel."""
