@@ -88,6 +88,10 @@ struct Action {
       ticket @12 :Common.Ticket;
     }
   }
+
+  plannedStartNs @13 :Common.Instant;
+  # When it should start, as the controller foresaw at its sending; 0 for `unload`. It binds nobody:
+  # the result says it beside what came true. The planned end is this plus `expectedNs`.
 }
 
 struct Slot {
@@ -165,6 +169,18 @@ struct ActionResult {
   # Per slot: its inputs were there and it ran.
 
   detail @9 :Text;
+
+  plannedStartNs @10 :Common.Instant;
+  # As ordered, like the next; both 0 for `unload`.
+
+  expectedNs @11 :Common.Duration;
+
+  clockOffsetNs @12 :Common.Duration;
+  # Cluster time less the executor's own clock (so it may be negative), as the instants above were
+  # converted. Less this, each of them is what that clock showed.
+
+  clockErrorNs @13 :Common.Duration;
+  # Bound on the error of that offset, either way.
 }
 
 # ======================================================================================

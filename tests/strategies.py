@@ -144,7 +144,12 @@ def slots():
 
 
 def actions():
-    timed = {"action_id": u64s, "expected_ns": durations, "window": windows()}
+    timed = {
+        "action_id": u64s,
+        "planned_start_ns": instants,
+        "expected_ns": durations,
+        "window": windows(),
+    }
     return st.one_of(
         st.builds(m.Prepare, model=model_specs(), **timed),
         st.builds(m.Load, model_id=u64s, **timed),
@@ -171,6 +176,10 @@ def action_results():
         end_ns=instants,
         device_ns=durations,
         running_ns=durations,
+        planned_start_ns=instants,
+        expected_ns=durations,
+        clock_offset_ns=instants,
+        clock_error_ns=durations,
         ran=tuples(st.booleans(), max_size=70),
         detail=texts,
     )

@@ -8,6 +8,7 @@ tens of microseconds. Under `trio.testing.MockClock` the same calls are virtual.
 
 import ctypes
 import os
+import time
 from types import TracebackType
 from typing import Final, Self
 
@@ -45,6 +46,15 @@ def now_ns() -> int:
 def trio_time(instant_ns: int) -> float:
     """Turn an instant into what Trio's deadlines take."""
     return instant_ns / SECOND
+
+
+def date_ns(instant_ns: int) -> int:
+    """Say at which date (Unix time, ns) an instant of this run's clock was, about now.
+
+    For what outlives this run, such as records: to tell hours apart. The system sets its date when
+    it likes, so no duration is ever made of two of these.
+    """
+    return time.time_ns() - (now_ns() - instant_ns)
 
 
 class PreciseTimer:

@@ -41,7 +41,6 @@ from cw.errors import (
 )
 from cw.messages import (
     Action,
-    ActionResult,
     Epoch,
     ExecutorHello,
     Incarnation,
@@ -91,6 +90,8 @@ class ExecutorActor:
         self._incarnation = incarnation
         self._data_address = ""
         self._device = device
+        described = device.describe()
+        self._device_name = f"{described.kind} {described.name}"
         self._dial = dial
         self._settings = settings
         self._link_settings = link
@@ -106,7 +107,7 @@ class ExecutorActor:
         self._infer_lane = LaneActor(self, device, self._weights, self._buffer)
         self._load_lane = (
             self._infer_lane
-            if device.describe().shared_lanes
+            if described.shared_lanes
             else LaneActor(self, device, self._weights, self._buffer)
         )
         self._lanes = tuple(dict.fromkeys((self._infer_lane, self._load_lane)))
@@ -291,20 +292,16 @@ class ExecutorActor:
         self, link: ControllerLink, action: Action, outcome: Outcome, detail: str, now: int
     ) -> None:
         """Answer an action that is not even queued."""
-        now = link.clock.to_cluster_ns(now)
-        link.report(
-            ActionResult(
-                action_id=action.action_id,
-                outcome=outcome,
-                received_ns=now,
-                ready_ns=now,
-                start_ns=now,
-                end_ns=now,
-                device_ns=0,
-                ran=(False,) * len(action.slots) if isinstance(action, Infer) else (),
-                detail=detail,
-            )
+        queued = Queued(action=action, link=link, turn=0, received_ns=now, window=None, key=None)
+        ended = Ended(
+            outcome=outcome,
+            start_ns=now,
+            end_ns=now,
+            ready_ns=now,
+            ran=(False,) * len(action.slots) if isinstance(action, Infer) else (),
+            detail=detail,
         )
+        self._report(queued, ended)
 
     def _inputs_changed(self, key: ActionKey) -> None:
         self._infer_lane.poke_for(key)
@@ -329,10 +326,24 @@ class ExecutorActor:
     def _tell(self, queued: Queued, ended: Ended) -> None:
         if queued.key is not None:
             self.data_port.wake((queued.key,))
+        self._report(queued, ended)
+
+    def _report(self, queued: Queued, ended: Ended) -> None:
+        """Tell the controller how an action ended, and write it down."""
         result = result_of(queued, ended)
         queued.link.report(result)
-        if self._telemetry is not None:
-            self._telemetry.record(record_of(queued, result))
+        if self._telemetry is None:
+            return
+        action = queued.action
+        spec = action.model if isinstance(action, Prepare) else self._weights.spec(action.model_id)
+        record = record_of(
+            queued,
+            result,
+            executor=self._name,
+            device=self._device_name,
+            model="" if spec is None else spec.name,
+        )
+        self._telemetry.record(record)
 
     async def device_broke(self, queued: Queued) -> None:
         """Wait until the controller has surely read the result, or a heartbeat has passed."""

@@ -6,6 +6,7 @@ records they are cluster time.
 
 import attrs
 
+from cw.actors.clock import date_ns
 from cw.actors.controller_link import ControllerLink
 from cw.actors.telemetry import ActionRecord
 from cw.core.input_batch import ActionKey
@@ -68,45 +69,67 @@ def local_window(link: ControllerLink, action: Action, *, now_ns: int) -> Window
 
 
 def result_of(queued: Queued, ended: Ended) -> ActionResult:
-    """Say in cluster time how an action ended."""
-    to_cluster_ns = queued.link.clock.to_cluster_ns
+    """Say in cluster time how an action ended, and by what that was converted."""
+    action, clock = queued.action, queued.link.clock
+    offset_ns = clock.to_cluster_ns(0)
     return ActionResult(
-        action_id=queued.action.action_id,
+        action_id=action.action_id,
         outcome=ended.outcome,
-        received_ns=to_cluster_ns(queued.received_ns),
-        ready_ns=to_cluster_ns(ended.ready_ns),
-        start_ns=to_cluster_ns(ended.start_ns),
-        end_ns=to_cluster_ns(ended.end_ns),
+        received_ns=queued.received_ns + offset_ns,
+        ready_ns=ended.ready_ns + offset_ns,
+        start_ns=ended.start_ns + offset_ns,
+        end_ns=ended.end_ns + offset_ns,
         device_ns=ended.device_ns,
         running_ns=ended.running_ns,
+        planned_start_ns=action.planned_start_ns,
+        expected_ns=action.expected_ns,
+        clock_offset_ns=offset_ns,
+        clock_error_ns=clock.error_bound_ns(ended.end_ns),
         ran=ended.ran,
         detail=ended.detail,
     )
 
 
-def record_of(queued: Queued, result: ActionResult) -> ActionRecord:
-    """Make an action's line in the telemetry."""
+def record_of(
+    queued: Queued, result: ActionResult, *, executor: str, device: str, model: str
+) -> ActionRecord:
+    """Make an action's line in the telemetry.
+
+    Args:
+        queued: The action.
+        result: What the controller is told of it.
+        executor: This executor's name.
+        device: Its device, as equal devices call themselves.
+        model: The action's model by its name; empty if that is not known here.
+    """
     action, link = queued.action, queued.link
     window = None if isinstance(action, Unload) else action.window
     return ActionRecord(
+        date_ns=date_ns(result.local_ns(result.end_ns)),
+        executor=executor,
+        device=device,
         epoch=link.epoch,
         executor_id=link.executor_id,
         action_id=action.action_id,
         kind=type(action).__name__.upper(),
         model_id=model_of(action),
+        model=model,
         outcome=result.outcome.value,
         batch_size=action.batch_size if isinstance(action, Infer) else 0,
         slots=len(action.slots) if isinstance(action, Infer) else 0,
         ran=sum(result.ran),
         earliest_ns=0 if window is None else window.earliest_ns,
         latest_ns=0 if window is None else window.latest_ns,
-        expected_ns=0 if isinstance(action, Unload) else action.expected_ns,
+        expected_ns=result.expected_ns,
+        planned_start_ns=result.planned_start_ns,
+        planned_end_ns=result.planned_end_ns,
         received_ns=result.received_ns,
         ready_ns=result.ready_ns,
         start_ns=result.start_ns,
         end_ns=result.end_ns,
         device_ns=result.device_ns,
         running_ns=result.running_ns,
-        clock_error_ns=link.clock.error_bound_ns(link.clock.to_local_ns(result.end_ns)),
+        clock_offset_ns=result.clock_offset_ns,
+        clock_error_ns=result.clock_error_ns,
         detail=result.detail,
     )

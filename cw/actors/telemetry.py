@@ -32,13 +32,20 @@ _FILE_BYTES_MAX: Final = 256 * MiB
 
 @attrs.frozen(kw_only=True)
 class ActionRecord:
-    """One action's end. Instants are cluster time; its columns are the file's."""
+    """One action's end. Instants are cluster time; its columns are the file's.
 
+    Each line stands for itself: files are cut, rotated and appended to by later lives.
+    """
+
+    date_ns: int
+    executor: str
+    device: str
     epoch: int
     executor_id: int
     action_id: int
     kind: str
     model_id: int
+    model: str
     outcome: str
     batch_size: int
     slots: int
@@ -46,12 +53,15 @@ class ActionRecord:
     earliest_ns: int
     latest_ns: int
     expected_ns: int
+    planned_start_ns: int
+    planned_end_ns: int
     received_ns: int
     ready_ns: int
     start_ns: int
     end_ns: int
     device_ns: int
     running_ns: int
+    clock_offset_ns: int
     clock_error_ns: int
     detail: str
 

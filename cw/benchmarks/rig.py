@@ -130,14 +130,22 @@ class Rig:
     async def prepare(self, model: ModelSpec) -> None:
         """Bring a model up."""
         action = Prepare(
-            action_id=self.orderer.next_id(), model=model, expected_ns=0, window=_any_time()
+            action_id=self.orderer.next_id(),
+            model=model,
+            planned_start_ns=now_ns(),
+            expected_ns=0,
+            window=_any_time(),
         )
         await self._carry_out(action)
 
     async def load(self, model_id: ModelId) -> ActionResult:
         """Make a model resident; return its LOAD's result."""
         action = Load(
-            action_id=self.orderer.next_id(), model_id=model_id, expected_ns=0, window=_any_time()
+            action_id=self.orderer.next_id(),
+            model_id=model_id,
+            planned_start_ns=now_ns(),
+            expected_ns=0,
+            window=_any_time(),
         )
         return await self._carry_out(action)
 
@@ -162,6 +170,7 @@ class Rig:
                 for position in range(batch_size)
             ),
             ticket=Ticket(number),
+            planned_start_ns=window.earliest_ns,
             expected_ns=0,
             window=window,
         )

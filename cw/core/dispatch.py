@@ -92,6 +92,7 @@ class Dispatcher:
                 ]
             ),
             ticket=self._ticket(action_id),
+            planned_start_ns=_start_ns(place, start_ns),
             expected_ns=device_ns,
             window=Window(
                 earliest_ns=now_ns,
@@ -165,6 +166,7 @@ class Dispatcher:
             batch_size=batch_size,
             slots=(),
             ticket=self._ticket(action_id),
+            planned_start_ns=_start_ns(place, executor.start_ns(now_ns)),
             expected_ns=device_ns,
             window=Window(earliest_ns=now_ns, latest_ns=now_ns + PATIENCE_NS),
         )
@@ -178,6 +180,7 @@ class Dispatcher:
         action = Prepare(
             action_id=self._name(),
             model=place.model.spec,
+            planned_start_ns=executor.start_ns(now_ns),
             expected_ns=expected_ns,
             window=Window(earliest_ns=now_ns, latest_ns=now_ns + PATIENCE_NS),
         )
@@ -201,6 +204,7 @@ class Dispatcher:
         action = Load(
             action_id=self._name(),
             model_id=spec.model_id,
+            planned_start_ns=executor.load_start_ns(now_ns),
             expected_ns=load_ns,
             window=Window(earliest_ns=now_ns, latest_ns=now_ns + PATIENCE_NS),
         )
@@ -232,14 +236,13 @@ class Dispatcher:
         likely_ns: int = 0,
     ) -> Committed[Work]:
         ready_ns = now_ns + executor.pipe.delay_ns
-        free_ns = lane.free_ns(now_ns=now_ns, return_ns=executor.pipe.return_ns)
         if isinstance(action, Infer) and work.place.residency is Residency.LOADING:
             ready_ns = max(ready_ns, work.place.warm_ns)
         committed: Committed[Work] = Committed(  # subscripting the class costs more than making one
             action=action,
             sent_ns=now_ns,
             ready_ns=ready_ns,
-            start_ns=max(free_ns, ready_ns),
+            start_ns=action.planned_start_ns,
             busy_ns=busy_ns,
             latest_ns=action.window.latest_ns,
             cargo=work,
@@ -275,3 +278,8 @@ class Dispatcher:
             self._ticket_block = block
             self._tickets = struct.unpack(f">{TICKETS_PER_HASH}Q", digest)
         return Ticket(self._tickets[index])
+
+
+def _start_ns(place: Place, start_ns: int) -> int:
+    """Predict an INFER's start: when its lane is free, and its LOAD has ended."""
+    return max(start_ns, place.warm_ns) if place.residency is Residency.LOADING else start_ns

@@ -1,6 +1,7 @@
 """What the controller orders an executor to do, and what the executor measured of it."""
 
 import enum
+from typing import ClassVar
 
 import attrs
 
@@ -38,6 +39,7 @@ class Prepare:
 
     action_id: ActionId
     model: ModelSpec
+    planned_start_ns: int
     expected_ns: int
     window: Window
 
@@ -48,6 +50,7 @@ class Load:
 
     action_id: ActionId
     model_id: ModelId
+    planned_start_ns: int
     expected_ns: int
     window: Window
 
@@ -59,6 +62,9 @@ class Unload:
     action_id: ActionId
     model_id: ModelId
     forget: bool = False
+    planned_start_ns: ClassVar[int] = 0
+    """It has no plan: it is done when its turn comes, and takes next to nothing."""
+    expected_ns: ClassVar[int] = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -71,7 +77,11 @@ class Infer:
     """The captured size that runs; `len(slots)` of it are requests, the rest is padding."""
     slots: tuple[Slot, ...]
     ticket: Ticket
+    planned_start_ns: int
+    """When it should start, as was foreseen at its sending. The executor reports it beside what
+    came true and is not bound by it: the window is what binds."""
     expected_ns: int
+    """How long it should take; so its planned end is `planned_start_ns + expected_ns`."""
     window: Window
 
 
@@ -99,7 +109,10 @@ class Outcome(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class ActionResult:
-    """One action's end, measured. Instants are cluster time."""
+    """One action's end, planned and measured. Instants are cluster time.
+
+    They were read on the executor's own clock, which `local_ns` leads back to.
+    """
 
     action_id: ActionId
     outcome: Outcome
@@ -114,9 +127,26 @@ class ActionResult:
     running_ns: int = 0
     """Of `device_ns`, the time that the device's own thread was on a processor: the difference is
     the machine's doing, not the model's. Equal to `device_ns` where it can't be told."""
+    planned_start_ns: int = 0
+    """As ordered; 0 for an UNLOAD, which has no plan."""
+    expected_ns: int = 0
+    """As ordered; 0 for an UNLOAD."""
+    clock_offset_ns: int = 0
+    """Cluster time less the executor's clock, as these instants were converted."""
+    clock_error_ns: int = 0
+    """By how much that offset may have been wrong, either way."""
     ran: tuple[bool, ...] = ()
     """Per slot: its inputs were there and it ran."""
     detail: str = ""
+
+    @property
+    def planned_end_ns(self) -> int:
+        """When it should have ended; 0 for an UNLOAD."""
+        return self.planned_start_ns + self.expected_ns
+
+    def local_ns(self, cluster_ns: int) -> int:
+        """Say what the executor's own clock showed at one of these instants."""
+        return cluster_ns - self.clock_offset_ns
 
 
 @attrs.frozen(kw_only=True)

@@ -309,6 +309,7 @@ class SimExecutor:
         self.residency.finish(pending.model_id, action.action_id)
         ran = outcome is Outcome.OK
         slots = action.slots if isinstance(action, Infer) else ()
+        end_ns = self.now_ns()
         to_cluster_ns = self.clock.to_cluster_ns(0)  # it is the same for all of them
         result = ActionResult(
             action_id=action.action_id,
@@ -316,9 +317,13 @@ class SimExecutor:
             received_ns=pending.received_ns + to_cluster_ns,
             ready_ns=pending.ready_ns + to_cluster_ns,
             start_ns=start_ns + to_cluster_ns,
-            end_ns=self.now_ns() + to_cluster_ns,
+            end_ns=end_ns + to_cluster_ns,
             device_ns=device_ns,
             running_ns=device_ns,
+            planned_start_ns=action.planned_start_ns,
+            expected_ns=action.expected_ns,
+            clock_offset_ns=to_cluster_ns,
+            clock_error_ns=self.clock.error_bound_ns(end_ns),
             ran=tuple([ran and position in pending.inputs for position in range(len(slots))]),
         )
         self.to_controller.send(_RESULT_BYTES, self.world.controller.result, self, result)

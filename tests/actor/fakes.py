@@ -264,21 +264,28 @@ class FakeController:
     def prepare(self, action_id, model=MODEL):
         window = self.window(0, FAR_NS)
         return Prepare(
-            action_id=ActionId(action_id), model=model, expected_ns=20 * MS, window=window
+            action_id=ActionId(action_id),
+            model=model,
+            planned_start_ns=window.earliest_ns,
+            expected_ns=20 * MS,
+            window=window,
         )
 
     def load(self, action_id, model=MODEL, *, earliest_ns=0, latest_ns=FAR_NS):
+        window = self.window(earliest_ns, latest_ns)
         return Load(
             action_id=ActionId(action_id),
             model_id=model.model_id,
+            planned_start_ns=window.earliest_ns,
             expected_ns=5 * MS,
-            window=self.window(earliest_ns, latest_ns),
+            window=window,
         )
 
     def unload(self, action_id, model=MODEL, *, forget=False):
         return Unload(action_id=ActionId(action_id), model_id=model.model_id, forget=forget)
 
     def infer(self, action_id, requests=(), model=MODEL, *, earliest_ns=0, latest_ns=20 * MS):
+        window = self.window(earliest_ns, latest_ns)
         deadline_ns = self.now_ns() + latest_ns + 30 * MS
         return Infer(
             action_id=ActionId(action_id),
@@ -289,8 +296,9 @@ class FakeController:
                 for request in requests
             ),
             ticket=Ticket(1000 + action_id),
+            planned_start_ns=window.earliest_ns,
             expected_ns=3 * MS,
-            window=self.window(earliest_ns, latest_ns),
+            window=window,
         )
 
     def inputs(self, action_id, places, *, ticket=None, epoch=None):

@@ -2,15 +2,17 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import attrs
 import trio
 
 from cw.actors import telemetry
+from cw.actors.clock import now_ns
 from cw.actors.telemetry import ActionRecord, Telemetry
 from cw.units import SECOND
-from tests.actor.fakes import running_executor
+from tests.actor.fakes import MODEL, running_executor
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "telemetry.md"
 
@@ -47,6 +49,45 @@ async def test_an_executor_leaves_a_line_for_every_action(tmp_path):
     assert (infer["outcome"], infer["slots"], infer["ran"]) == ("ok", 1, 1)
     assert infer["received_ns"] <= infer["ready_ns"] <= infer["start_ns"] < infer["end_ns"]
     assert 0 < infer["device_ns"] <= infer["end_ns"] - infer["start_ns"]
+    assert [line["model"] for line in lines.values()] == [MODEL.name] * 4
+    assert {(line["executor"], line["device"]) for line in lines.values()} == {("e1", "fake fake")}
+
+
+async def test_plan_and_truth_lie_side_by_side_in_both_clocks(tmp_path):
+    """Where a promise broke is seen only if what was foreseen is told beside what came true."""
+    path = tmp_path / "actions.jsonl"
+    before = now_ns()
+    async with running_executor(telemetry=Telemetry(path)) as rig:
+        await rig.warm()
+        control = rig.controller
+        order = control.infer(1, [7], latest_ns=30 * SECOND)
+        control.order(order, control.unload(2))
+        await rig.port.infer(control.inputs(1, {0: 7}))
+        result, unload = await control.result(1), await control.result(2)
+
+    line = next(line for line in lines_of(path) if line["action_id"] == 1)
+    told = [result.planned_start_ns, result.planned_end_ns, result.start_ns, result.end_ns]
+    assert told == [
+        line[name] for name in ("planned_start_ns", "planned_end_ns", "start_ns", "end_ns")
+    ]
+    assert told[:2] == [order.planned_start_ns, order.planned_start_ns + order.expected_ns]
+    assert before < result.local_ns(result.start_ns) < result.local_ns(result.end_ns) < now_ns()
+    assert abs(line["clock_offset_ns"] - control.ahead_ns) <= line["clock_error_ns"]
+    assert abs(time.time_ns() - line["date_ns"]) < 60 * SECOND
+    assert (unload.planned_start_ns, unload.planned_end_ns) == (0, 0)
+
+
+async def test_an_action_that_is_not_even_queued_leaves_a_line(tmp_path):
+    """What a full executor turned away is missed first by whoever looks for a broken promise."""
+    path = tmp_path / "actions.jsonl"
+    async with running_executor(telemetry=Telemetry(path)) as rig:
+        await rig.warm()
+        rig.controller.order(rig.controller.infer(1), epoch=99)
+        await rig.controller.result(1)
+
+    line = lines_of(path)[-1]
+    assert (line["action_id"], line["outcome"], line["ran"]) == (1, "staleEpoch", 0)
+    assert line["detail"]
 
 
 async def test_what_does_not_fit_is_dropped_and_counted(tmp_path, monkeypatch):

@@ -35,6 +35,7 @@ def infer(slots=2, *, action_id=1, ticket=11):
             for n in range(slots)
         ),
         ticket=Ticket(ticket),
+        planned_start_ns=0,
         expected_ns=MS,
         window=Window(earliest_ns=0, latest_ns=10 * MS),
     )

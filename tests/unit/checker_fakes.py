@@ -65,6 +65,7 @@ def infer(action_id=1, *, slots=(), batch_size=1, latest_ns=20):
         batch_size=batch_size,
         slots=tuple(Slot(request_id=n, attempt=1, deadline_ns=9) for n in slots),
         ticket=1,
+        planned_start_ns=0,
         expected_ns=5,
         window=Window(earliest_ns=10, latest_ns=latest_ns),
     )

@@ -9,6 +9,7 @@ def committed(number, *, sent_ns=0, ready_ns=0, start_ns=0, busy_ns=5 * MS):
     action = Load(
         action_id=ActionId(number),
         model_id=ModelId(1),
+        planned_start_ns=start_ns,
         expected_ns=busy_ns,
         window=Window(earliest_ns=0, latest_ns=start_ns),
     )

@@ -64,6 +64,7 @@ def action_to_wire(action: Action, wire: Any) -> None:
     put, init = wire._set_by_field, wire._init_by_field
     put(ACTION.action_id, action.action_id)
     if not isinstance(action, Unload):
+        put(ACTION.planned_start_ns, action.planned_start_ns)
         put(ACTION.expected_ns, action.expected_ns)
         put(ACTION.earliest_ns, action.window.earliest_ns)
         put(ACTION.latest_ns, action.window.latest_ns)
@@ -101,7 +102,7 @@ def action_from_wire(wire: Any) -> Action:
         get = get(ACTION.unload)._get_by_field
         model_id, forget = ModelId(get(UNLOAD.model_id)), get(UNLOAD.forget)
         return Unload(action_id=action_id, model_id=model_id, forget=forget)
-    expected_ns = get(ACTION.expected_ns)
+    planned_start_ns, expected_ns = get(ACTION.planned_start_ns), get(ACTION.expected_ns)
     window = _window(get(ACTION.earliest_ns), get(ACTION.latest_ns))
     match kind:
         case "infer":
@@ -112,17 +113,26 @@ def action_from_wire(wire: Any) -> Action:
                 batch_size=get(INFER.batch_size),
                 slots=tuple([_slot_from_wire(it) for it in get(INFER.slots)]),
                 ticket=Ticket(get(INFER.ticket)),
+                planned_start_ns=planned_start_ns,
                 expected_ns=expected_ns,
                 window=window,
             )
         case "load":
-            model_id = ModelId(get(ACTION.load)._get_by_field(LOAD.model_id))
             return Load(
-                action_id=action_id, model_id=model_id, expected_ns=expected_ns, window=window
+                action_id=action_id,
+                model_id=ModelId(get(ACTION.load)._get_by_field(LOAD.model_id)),
+                planned_start_ns=planned_start_ns,
+                expected_ns=expected_ns,
+                window=window,
             )
         case "prepare":
-            model = model_spec_from_wire(get(ACTION.prepare))
-            return Prepare(action_id=action_id, model=model, expected_ns=expected_ns, window=window)
+            return Prepare(
+                action_id=action_id,
+                model=model_spec_from_wire(get(ACTION.prepare)),
+                planned_start_ns=planned_start_ns,
+                expected_ns=expected_ns,
+                window=window,
+            )
         case other:
             raise unexpected("Action", other)
 
@@ -169,6 +179,10 @@ def action_result_to_wire(result: ActionResult, wire: Any) -> None:
     put(RESULT.end_ns, result.end_ns)
     put(RESULT.device_ns, result.device_ns)
     put(RESULT.running_ns, result.running_ns)
+    put(RESULT.planned_start_ns, result.planned_start_ns)
+    put(RESULT.expected_ns, result.expected_ns)
+    put(RESULT.clock_offset_ns, result.clock_offset_ns)
+    put(RESULT.clock_error_ns, result.clock_error_ns)
     if result.ran:
         put(RESULT.ran, list(result.ran))
     if result.detail:
@@ -187,6 +201,10 @@ def action_result_from_wire(wire: Any) -> ActionResult:
         end_ns=get(RESULT.end_ns),
         device_ns=get(RESULT.device_ns),
         running_ns=get(RESULT.running_ns),
+        planned_start_ns=get(RESULT.planned_start_ns),
+        expected_ns=get(RESULT.expected_ns),
+        clock_offset_ns=get(RESULT.clock_offset_ns),
+        clock_error_ns=get(RESULT.clock_error_ns),
         ran=tuple(get(RESULT.ran)),
         detail=get(RESULT.detail),
     )
