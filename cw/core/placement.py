@@ -163,8 +163,17 @@ def _in_turn(model: ModelBooks, places: list[Place]) -> list[Place]:
 # --- what is loaded -------------------------------------------------------------------------------
 
 
-def next_load(books: Books, executor: ExecutorBooks, *, now_ns: int) -> Place | None:
-    """Choose whose weights an executor should load now, if anyone's."""
+def next_load(
+    books: Books, executor: ExecutorBooks, *, now_ns: int, is_waited_for: bool = True
+) -> Place | None:
+    """Choose whose weights an executor should load now, if anyone's.
+
+    Args:
+        books: All.
+        executor: Whose LOAD lane is soon free.
+        now_ns: Cluster time.
+        is_waited_for: Look at the models that requests wait for, too; else somebody else does.
+    """
     if not (executor.wanted or executor.short or executor.missed or executor.fresh):
         return None
     waits_ns = executor.load_start_ns(now_ns) - now_ns
@@ -174,7 +183,7 @@ def next_load(books: Books, executor: ExecutorBooks, *, now_ns: int) -> Place | 
     # room for 16 on a CPU with a noise of 30 % kept 86 % of the bound without it, 72 % with it.
     if executor.device.shared_lanes and not _load_lane_is_due(executor, now_ns):
         return None
-    place = _most_wanted(books, executor, now_ns)
+    place = _most_wanted(books, executor, now_ns) if is_waited_for else None
     if _load_lane_is_due(executor, now_ns):
         place = place or _replica(executor, now_ns) or _missed(books, executor, now_ns)
         place = place or _fresh(executor)

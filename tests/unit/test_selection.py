@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cw.core.policies import selection
-from cw.core.policies.selection import Candidate, _leave_out, _renew
+from cw.core.policies.selection import Candidate, _leave_out, renew
 from cw.units import MS
 from tests.unit.policy_bench import Bench, chosen
 
@@ -140,11 +140,11 @@ def test_a_batch_is_made_up_once_while_nobody_comes_or_goes(monkeypatch):
     """Most of what waits is as it was: a look at 64 models must cost little."""
     renewed = []
 
-    def renew(offer, *rest):
+    def counted(offer, *rest):
         renewed.append(offer)
-        _renew(offer, *rest)
+        renew(offer, *rest)
 
-    monkeypatch.setattr(selection, "_renew", renew)
+    monkeypatch.setattr(selection, "renew", counted)
     bench = Bench()
     bench.wait(20, 20)
     for now_ms, times in ((0, 1), (15, 1), (15.1, 2)):

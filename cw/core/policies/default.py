@@ -14,21 +14,23 @@ The concept, in five rules (design/0011):
    past hope.
 
 Neighbours: `plan.py` knows what is feasible, `admission.py` what is hopeless, `placement.py`
-chooses LOADs.
+chooses LOADs, and `cold.py` puts them among the batches where both share a lane.
 """
 
+from functools import partial
 from typing import Final
 
 from cw.core import admission, placement
 from cw.core.books import Books, ExecutorBooks, ModelBooks, Place
 from cw.core.plan import Fit, PlannedBatch
 from cw.core.policies import composing, selection
+from cw.core.policies.cold import cold_candidates
 from cw.core.policies.opening import Opening
 from cw.core.policies.selection import Candidate
 from cw.core.requests import Request, RequestState
 from cw.core.residency import Residency
 from cw.core.shares import Shares
-from cw.messages import Refusal
+from cw.messages import ExecutorId, Refusal
 
 SLACK_RATIO: Final = 0.75
 """How much of the time between a request's predicted end and its deadline the promise keeps for
@@ -51,6 +53,8 @@ class DefaultPolicy:
         self.is_early: Final = self.hold_ratio < 1.0
         """Whether batches are opened, and promised, before they are sent."""
         self.opening: Final = Opening(self.shares, self.hold_ratio)
+        # Shared lanes that were given to a LOAD.
+        self._turn: dict[ExecutorId, Place] = {}
 
     # --- requests ---------------------------------------------------------------------------------
 
@@ -140,7 +144,8 @@ class DefaultPolicy:
 
     def next_batch(self, executor: ExecutorBooks, *, now_ns: int) -> PlannedBatch | None:
         """Choose what runs next and who rides in it."""
-        if not executor.plan.batches and not executor.waiting:
+        cold = self._cold(executor, now_ns)
+        if not executor.plan.batches and not executor.waiting and not cold:
             return None
 
         shares = self.shares
@@ -152,13 +157,20 @@ class DefaultPolicy:
             return value, not shares.excessive or shares.is_owed(request, now_ns)
 
         allowance_ns = self.books.allowance_ns
-        chosen = selection.select(
+        select = partial(
+            selection.select,
             executor,
             worth,
             reserved=self.shares.reserved,
             allowance_ns=allowance_ns,
             now_ns=now_ns,
         )
+        chosen = select(cold=cold)
+        if chosen is not None and chosen in cold:
+            if placement.choose_victims(self.books, chosen.place) is not None:
+                self._turn[executor.executor_id] = chosen.place
+                return None
+            chosen = select(cold=[])
         if chosen is None:
             return None
         if chosen.batch is not None:
@@ -181,7 +193,24 @@ class DefaultPolicy:
 
     def next_load(self, executor: ExecutorBooks, *, now_ns: int) -> Place | None:
         """Choose whose weights to load: unserved demand that can still be saved."""
-        return placement.next_load(self.books, executor, now_ns=now_ns)
+        place = self._turn.pop(executor.executor_id, None)
+        if place is not None and place.residency is Residency.COLD:
+            return place
+        is_chosen_here = self._takes_turns(executor)
+        return placement.next_load(
+            self.books, executor, now_ns=now_ns, is_waited_for=not is_chosen_here
+        )
+
+    def _takes_turns(self, executor: ExecutorBooks) -> bool:
+        """Say whether LOADs stand among the batches: not of what was promised while cold."""
+        return executor.device.shared_lanes and not self.is_early
+
+    def _cold(self, executor: ExecutorBooks, now_ns: int) -> list[Candidate]:
+        if not self._takes_turns(executor):
+            return []
+        return cold_candidates(
+            self.books, executor, allowance_ns=self.books.allowance_ns, now_ns=now_ns
+        )
 
     # --- promising --------------------------------------------------------------------------------
 

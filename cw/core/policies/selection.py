@@ -10,7 +10,7 @@ worth least for its time, until none is. Two things are added to the rule:
 - *Replicas share*: a model that other executors serve, too, takes only its part of the time here,
   since the others will run the rest. Without this, many replicas each give up what another does.
 
-What a held batch is (`_renew`): as many as can ride from the most urgent on; less, when what would
+What a held batch is (`renew`): as many as can ride from the most urgent on; less, when what would
 be padding runs denser alone; or, when time is short, a larger batch without its most urgent, who
 would hold it down to a size at which nobody else is served. Those left out wait on, as long as a
 batch of one could still save them.
@@ -29,7 +29,7 @@ Source: Moore (1968) for the rule; design/0011 for what each part gains.
 import heapq
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from operator import attrgetter
 from typing import Final
@@ -61,7 +61,7 @@ _ORDER: Final = attrgetter("order")
 class Candidate:
     """A batch that could run next. Durations and instants in ns.
 
-    A place has one for those who are held, which is renewed when it is out of date (`_renew`).
+    A place has one for those who are held, which is renewed when it is out of date (`renew`).
     """
 
     place: Place
@@ -91,7 +91,13 @@ class Candidate:
 
 
 def select(
-    executor: ExecutorBooks, worth: Worth, *, reserved: float, allowance_ns: int, now_ns: int
+    executor: ExecutorBooks,
+    worth: Worth,
+    *,
+    cold: Sequence[Candidate] = (),
+    reserved: float,
+    allowance_ns: int,
+    now_ns: int,
 ) -> Candidate | None:
     """Choose what runs next; None if nothing can start now.
 
@@ -101,6 +107,7 @@ def select(
     Args:
         executor: Whose lane is soon free.
         worth: What one request is worth.
+        cold: Batches that need a LOAD first, on this lane; see `cold.py`.
         reserved: Which share of the lane is asked for by those who are owed all that they ask for.
         allowance_ns: Held requests are due so long before their deadlines, or earlier.
         now_ns: Cluster time.
@@ -109,6 +116,7 @@ def select(
     candidates, late = _promised(executor, start_ns)
     if not executor.quiescing:
         candidates += _all_held(executor, start_ns, allowance_ns)
+        candidates += cold
     candidates.sort(key=_ORDER)
     executor.pressed = not _all_in_time(candidates, start_ns)
     if executor.pressed:
@@ -167,14 +175,14 @@ def _all_held(executor: ExecutorBooks, start_ns: int, allowance_ns: int) -> list
             or offer.allowance_ns != allowance_ns
             or offer.cost_ns != place.costs.by_count[offer.count] + overhead_ns
         ):  # Else it is as it was at the last look.
-            _renew(offer, place, from_ns, overhead_ns, allowance_ns)
+            renew(offer, place, from_ns, overhead_ns, allowance_ns)
         if offer.count:
             offer.kept = True
             candidates.append(offer)
     return candidates
 
 
-def _renew(
+def renew(
     offer: Candidate, place: Place, from_ns: int, overhead_ns: int, allowance_ns: int
 ) -> None:
     """Make it the best batch of those who wait at its place, if that ran from `from_ns` on."""
@@ -199,7 +207,7 @@ def _renew(
     offer.due_ns, offer.must = due_ns, head.promised
     offer.order = due_ns, model.spec.model_id
     offer.cost_ns = by_count[count] + overhead_ns
-    offer.share_ns = (costs.typical_by_count[count] + overhead_ns) // len(model.serving)
+    offer.share_ns = (costs.typical_by_count[count] + overhead_ns) // max(1, len(model.serving))
     offer.latest_ns, offer.revision, offer.allowance_ns = latest_ns, model.revision, allowance_ns
 
 
