@@ -25,7 +25,7 @@ class ColdDesk(Desk):
 
 
 def busy_desk():
-    """Make a desk whose lane runs a batch of the warm model; return which that is, and its action."""
+    """Make a desk whose lane runs a batch of its warm model; return the model and the batch."""
     desk = ColdDesk()
     [executor] = desk.scheduler.books.executors.values()
     [warm] = [place.model.model_id for place in executor.places.values() if place.serves]

@@ -7,10 +7,8 @@ call and copy the outputs. The first runs after a PREPARE are slow (torch's own 
 for that.
 """
 
-import gc
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -20,13 +18,8 @@ import torch
 from cw.devices import address_space
 from cw.devices.cpu.heap import keep_large_blocks
 from cw.devices.cpu.pages import PageMemory, PageRange
-from cw.devices.cpu.program import (
-    CpuProgram,
-    OutputReader,
-    load_program,
-    read_weights_at,
-    warm_loader,
-)
+from cw.devices.cpu.program import CpuProgram, OutputReader, load_program, warm_loader
+from cw.devices.cpu.quiet import settle_garbage, torch_settings
 from cw.devices.device import DeviceReport, InferReport, Tensors
 from cw.devices.fitting import check_fit, read_program, read_weights
 from cw.devices.host_images import HostImages
@@ -34,7 +27,6 @@ from cw.devices.lane_thread import LaneThread, Measured
 from cw.devices.page_claims import PageClaims
 from cw.errors import ArchiveInvalid, DeviceFault, StartMissed
 from cw.messages import DeviceDescription, ModelId, ModelSpec, Window
-from cw.models.image import ImageLayout
 from cw.units import PAGE_BYTES, GiB
 
 T = TypeVar("T")
@@ -97,14 +89,14 @@ class CpuDevice:
             name="cpu-lane",
             cores=cores,
             switch_interval_s=switch_interval_s,
-            surroundings=lambda: _torch_settings(threads),
+            surroundings=lambda: torch_settings(threads),
         )
 
         def start() -> tuple[PageMemory, HostImages, int]:
             memory = PageMemory(pages_total)
             images = HostImages(host_memory_bytes)
             warm_loader()
-            _settle_garbage()
+            settle_garbage()
             return memory, images, memory.measure_load()
 
         try:
@@ -244,7 +236,7 @@ class CpuDevice:
             )
         image_address = self._images.hold(model.model_id, plan.size_bytes)
         try:
-            _make_image(program, layout, weights, image_address)
+            program.write_image(layout, weights, image_address)
             page_range = self._memory.reserve(model.pages)
         except BaseException:
             self._images.drop(model.model_id)
@@ -260,7 +252,7 @@ class CpuDevice:
             reader=OutputReader(model),
             image_address=image_address,
         )
-        _settle_garbage()
+        settle_garbage()
         return prepared
 
     def _forget(self, model_id: ModelId) -> None:
@@ -272,37 +264,6 @@ class CpuDevice:
         del model  # its tensors first, then the addresses that they look at
         page_range.release()
         self._images.drop(model_id)
-
-
-def _make_image(program: CpuProgram, layout: ImageLayout, weights: Path, address: int) -> None:
-    """Read a model's weights once, and write what a LOAD will copy."""
-    file_bytes = layout.data_start + layout.image_bytes
-    file_address = address_space.map_file(weights, file_bytes)
-    try:
-        own = read_weights_at(program.signature, layout, file_address + layout.data_start)
-        program.plan.write(own, address)
-        del own
-    finally:
-        address_space.release(file_address, file_bytes)
-
-
-@contextmanager
-def _torch_settings(threads: int) -> Iterator[None]:
-    """Set what holds for the calling thread only."""
-    torch.set_num_threads(threads)
-    # Numbers near zero would take a hundred times longer than others, in some inputs.
-    torch.set_flush_denormal(True)
-    with torch.inference_mode():
-        yield
-
-
-def _settle_garbage() -> None:
-    """Collect now, in a PREPARE, and never look again at what survived.
-
-    A full collection beside an INFER would stop it for as long as all of torch takes to walk.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def _processor_name(threads: int) -> str:

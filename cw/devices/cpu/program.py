@@ -12,12 +12,14 @@ import io
 import logging
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 import attrs
 import torch
 from torch import fx
 
+from cw.devices import address_space
 from cw.devices.cpu.image_plan import ImagePlan, plan_image
 from cw.devices.cpu.inputs import InputBuffers
 from cw.devices.cpu.rewriting import Weights, rewrite
@@ -98,6 +100,26 @@ class CpuProgram:
             ) from exc
         return tuple(output.contiguous() for output in outputs)
 
+    def write_image(self, layout: ImageLayout, weights: Path, address: int) -> None:
+        """Read a model's weights once, and write what a LOAD will copy.
+
+        Args:
+            layout: Of the weights' file; it was checked against the signature.
+            weights: The file.
+            address: Of `plan.size_bytes` of memory.
+
+        Raises:
+            OSError: The file can't be mapped.
+        """
+        file_bytes = layout.data_start + layout.image_bytes
+        file_address = address_space.map_file(weights, file_bytes)
+        try:
+            own = _weights_at(self.signature, layout, file_address + layout.data_start)
+            self.plan.write(own, address)
+            del own
+        finally:
+            address_space.release(file_address, file_bytes)
+
 
 def load_program(checked: CheckedProgram, model: ModelSpec) -> CpuProgram:
     """Load a program and rewrite it: 0.3 to 2 s, in which the interpreter is busy mostly.
@@ -162,7 +184,7 @@ def warm_loader() -> None:
             importlib.import_module(name)
 
 
-def read_weights_at(signature: ProgramSignature, layout: ImageLayout, address: int) -> Weights:
+def _weights_at(signature: ProgramSignature, layout: ImageLayout, address: int) -> Weights:
     """Make a model's own weights: views of the image at `address`.
 
     Args:
