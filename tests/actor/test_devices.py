@@ -73,7 +73,7 @@ async def test_cpu_shares_one_program_between_models(archives):
             await device.prepare(spec, archive.program_path, archive.weights_path)
 
         # Each has an image of its own in host memory, and next to nothing beside it.
-        assert (private_bytes() - before) / 50 < archive.manifest.image_bytes + 200_000
+        assert (private_bytes() - before) / 50 < archive.manifest.image_bytes + 500_000
 
 
 async def test_emulated_time_is_virtual_on_a_virtual_clock(archives, autojump_clock):
