@@ -141,8 +141,12 @@ class LaneActor:
 
     def _head(self, queued: Queued) -> Head:
         action, residency = queued.action, self._weights.residency
-        # INFERs in front of it change nothing about its model. A LOAD may fail.
-        ahead = {other.turn for other in self.in_flight if isinstance(other.action, Infer)}
+        # INFERs in front of it change nothing about its model, but for an UNLOAD. A LOAD may fail.
+        ahead = {
+            other.turn
+            for other in self.in_flight
+            if isinstance(other.action, Infer) and not isinstance(action, Unload)
+        }
         both = [queued, *self.in_flight]
         head = Head(
             window=queued.window,

@@ -5,7 +5,8 @@ Rules
 1. A lane is serial and in order: only its head is looked at. While an action runs the head may be
    *staged*: given to the device already, which begins it by its own clockwork when the lane is
    free, if its window allows. Only what needs nothing more is staged: an INFER with all its inputs,
-   of a model that is resident, or a LOAD, behind one of the same two kinds; and one at most.
+   of a model that is resident, or a LOAD, behind one of the same two kinds; and one at most. An
+   UNLOAD needs no device, so it is done while one is busy.
 2. A window bounds the start, both ends included. Before `earliest` nothing starts, after `latest`
    nothing does either: a late action would push all later ones out of their windows, too.
 3. An action waits for its turn with its model (`core/residency.py`): a LOAD for the UNLOAD before
@@ -61,7 +62,8 @@ class Head:
     """What the lane knows of its head action."""
 
     window: Window | None
-    """On this process's clock, after `tighten`. None: an UNLOAD, which may start at any time."""
+    """On this process's clock, after `tighten`. None: an UNLOAD, which needs neither a time nor
+    the device."""
     inputs: Inputs = Inputs.ALL
     is_its_turn: bool = True
     """No earlier action of the same model is unfinished."""
@@ -124,10 +126,10 @@ class LanePlan:
         """
         if head.inputs is Inputs.CANCELLED:
             return Outcome.CANCELLED
-        if head.is_behind and not self._can_stage(head):
-            return Wait(until_ns=None)
         if head.window is None:
             return Start() if head.is_its_turn else Wait(until_ns=None)
+        if head.is_behind and not self._can_stage(head):
+            return Wait(until_ns=None)
         if head.is_its_turn and not head.is_resident:
             return Outcome.NOT_RESIDENT
         latest_ns = head.window.latest_ns
@@ -141,7 +143,6 @@ class LanePlan:
     def _can_stage(self, head: Head) -> bool:
         return (
             head.may_be_staged
-            and head.window is not None
             and head.inputs is Inputs.ALL
             and head.is_its_turn
             and head.is_resident

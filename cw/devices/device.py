@@ -79,7 +79,10 @@ class Device(Protocol):
         ...
 
     async def unload(self, model_id: ModelId) -> None:
-        """Take the pages away from the model; they may be given to another at once."""
+        """Take the pages away from the model; they may be given to another at once.
+
+        No lane is needed for it: what there is to do is done by the LOAD that takes the pages.
+        """
         ...
 
     async def infer(

@@ -79,7 +79,8 @@ def test_an_action_waits_for_its_turn_with_its_model(now_ns, known, expected):
         ({"is_its_turn": False}, Wait(until_ns=None)),
         ({"is_resident": False}, Wait(until_ns=None)),
         ({"may_be_staged": False}, Wait(until_ns=None)),
-        ({"window": None}, Wait(until_ns=None)),
+        ({"window": None}, Start()),  # an UNLOAD, which needs no device
+        ({"window": None, "is_its_turn": False}, Wait(until_ns=None)),
     ],
 )
 def test_only_what_needs_nothing_more_is_staged(known, expected):

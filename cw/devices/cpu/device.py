@@ -14,6 +14,7 @@ from typing import Final, Self, TypeVar
 
 import attrs
 import torch
+import trio
 
 from cw.devices import address_space
 from cw.devices.cpu.heap import keep_large_blocks
@@ -151,10 +152,9 @@ class CpuDevice:
             raise
 
     async def unload(self, model_id: ModelId) -> None:
-        """Move the pages home; from now on an access to the weights is a fault."""
-        model = self._models[model_id]
-        await self._run(model.range.unmap)
+        """Note that the pages are free; the LOAD that takes one of them moves all of them."""
         self._claims.release(model_id)
+        await trio.lowlevel.checkpoint()
 
     async def infer(
         self,
@@ -198,9 +198,7 @@ class CpuDevice:
         """Stop the thread, then free all memory. Closing twice is allowed."""
         await self._lane.aclose()
         # No thread runs any more, so nothing looks at this memory while it goes.
-        for model_id, model in list(self._models.items()):
-            if model.range.mapped:
-                model.range.unmap()
+        for model_id in list(self._models):
             self._forget(model_id)
         self._memory.close()
         self._images.close()
