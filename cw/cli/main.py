@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "simulate": "run the scheduler against a seeded world in virtual time; the paper's figures",
     "plan": "how many GPUs does a trace need, and what breaks first?",
     "status": "show the cluster: executors, models, what became of requests",
+    "trace": "export what executors did as a trace, planned beside actual",
     "devcluster": "run a whole cluster on this machine",
     "controller": "run a controller (started by a supervisor)",
     "gateway": "run a gateway (started by a supervisor)",

@@ -97,7 +97,7 @@ def draw(chart: Chart, folder: Path) -> list[Path]:
     Raises:
         ConfigError: Matplotlib is not installed; the message says how to install it.
     """
-    pyplot = _pyplot()
+    pyplot = open_pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     rows = math.ceil(len(chart.panels) / chart.columns)
     width, height = chart.panel_inches, _PANEL_HEIGHT_INCHES
@@ -129,10 +129,15 @@ def require() -> None:
     Raises:
         ConfigError: They can't.
     """
-    _pyplot()
+    open_pyplot()
 
 
-def _pyplot() -> Any:
+def open_pyplot() -> Any:
+    """Import matplotlib's pyplot and set the looks that all pictures of cw share.
+
+    Raises:
+        ConfigError: It is not installed; the message says how to install it.
+    """
     # Its cache of fonts goes where it can always be written.
     os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / "cw-matplotlib"))
     try:
