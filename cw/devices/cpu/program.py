@@ -142,14 +142,15 @@ def load_program(checked: CheckedProgram, model: ModelSpec) -> CpuProgram:
     rewritten = rewrite(_read_module(checked), own, model.inputs)
     plan = plan_image(rewritten.parameters, own)
     if plan.size_bytes > model.pages * PAGE_BYTES:
-        logger.info("program_as_it_is sha256=%s why='packed, it needs more pages'", checked.sha256)
-        rewritten = rewrite(_read_module(checked), own, model.inputs, is_packed=False)
+        why_not = f"packed, it needs more than the {model.pages} pages of {model.name}"
+        rewritten = rewrite(_read_module(checked), own, model.inputs, why_not=why_not)
         plan = plan_image(rewritten.parameters, own)
     logger.info(
-        "program_loaded sha256=%s parameters=%d packed=%d",
+        "program_loaded sha256=%s parameters=%d packed=%d why_not=%r",
         checked.sha256,
         len(rewritten.parameters),
         rewritten.packed,
+        rewritten.why_not,
     )
     module = rewritten.module
     for node in module.graph.nodes:

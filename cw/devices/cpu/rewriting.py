@@ -19,7 +19,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp
 
-from cw.devices.cpu import onednn
+from cw.devices.cpu import mutation, onednn
 from cw.devices.torch_dtypes import TORCH_DTYPES
 from cw.messages import TensorSpec
 
@@ -38,15 +38,12 @@ _pointwise: Final[Any] = torch.ops.mkldnn
 
 _SIMPLE_ACTIVATIONS: Final[Mapping[Any, str]] = {
     _aten.relu.default: "relu",
-    _aten.relu_.default: "relu",
     _aten.sigmoid.default: "sigmoid",
     _aten.tanh.default: "tanh",
     _aten.silu.default: "swish",
-    _aten.silu_.default: "swish",
     _aten.hardswish.default: "hardswish",
-    _aten.hardswish_.default: "hardswish",
 }
-_CLAMPS: Final = (_aten.hardtanh.default, _aten.hardtanh_.default, _aten.clamp.default)
+_CLAMPS: Final = (_aten.hardtanh.default, _aten.clamp.default)
 _SIXES: Final = (_aten.relu6.default,) if hasattr(_aten, "relu6") else ()
 
 
@@ -72,11 +69,12 @@ class Rewritten:
     Attributes:
         module: ``forward(*parameters, *inputs)``.
         parameters: What it takes first, in order.
-        packed: How many of them are packed.
+        why_not: Why it is as it was, in words; empty if it was looked through for what can be done.
     """
 
     module: fx.GraphModule
     parameters: tuple[Parameter, ...]
+    why_not: str = ""
 
     @property
     def packed(self) -> int:
@@ -89,7 +87,7 @@ def rewrite(
     own: Weights,
     inputs: Sequence[TensorSpec],
     *,
-    is_packed: bool = True,
+    why_not: str = "",
 ) -> Rewritten:
     """Rewrite a program in place.
 
@@ -98,7 +96,7 @@ def rewrite(
         own: Weights of the right shapes and types, in the order of the arguments; their values
             don't matter.
         inputs: One sample's.
-        is_packed: False leaves the program as it is.
+        why_not: A reason to leave the program as it is.
 
     Returns:
         The program, and the parameters that it takes.
@@ -107,8 +105,12 @@ def rewrite(
     places = [node for node in graph.nodes if node.op == "placeholder"]
     named = dict(zip(places, own, strict=False))
     made: list[Parameter] = []
-    if is_packed and onednn.is_available():
+    if not why_not and not onednn.is_available():
+        why_not = f"torch {torch.__version__} can't pack weights on this processor"
+    if not why_not:
         _note_shapes(module, own, inputs)
+        why_not = mutation.take_out(graph) or ""
+    if not why_not:
         made = _Rewriter(graph, named).run()
     kept = [_unchanged(name) for place, name in named.items() if place.users]
     for place in named:
@@ -116,7 +118,7 @@ def rewrite(
             graph.erase_node(place)
     graph.lint()
     module.recompile()
-    return Rewritten(module=module, parameters=(*made, *kept))
+    return Rewritten(module=module, parameters=(*made, *kept), why_not=why_not)
 
 
 def _unchanged(name: str) -> Parameter:
@@ -249,7 +251,7 @@ class _Rewriter:
     def _tail(self, nodes: list[fx.Node], *, may_add: bool) -> _Tail:
         tail = _Tail(nodes)
         user = _only_user(tail.last)
-        if may_add and user is not None and user.target in {_aten.add.Tensor, _aten.add_.Tensor}:
+        if may_add and user is not None and user.target is _aten.add.Tensor:
             others: list[Any] = [arg for arg in user.args if arg is not tail.last]
             if len(others) == 1 and not user.kwargs and _is_like(others[0], tail.last):
                 tail.other = others[0]
@@ -290,7 +292,7 @@ class _Rewriter:
         new.meta = dict(tail.last.meta)
         tail.last.replace_all_uses_with(new)
         for node in reversed(tail.nodes):
-            self._graph.erase_node(node)  # those that write in place are never taken for dead
+            self._graph.erase_node(node)
 
 
 @attrs.frozen(kw_only=True)
