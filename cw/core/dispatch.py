@@ -209,7 +209,10 @@ class Dispatcher:
             window=Window(earliest_ns=now_ns, latest_ns=now_ns + PATIENCE_NS),
         )
         work = Work(place, device_ns=load_ns)
-        committed = self._commit(executor, executor.load, action, load_ns, work, now_ns)
+        likely_ns = self.books.profiles.typical_load_ns(executor.device, spec.image_bytes)
+        committed = self._commit(
+            executor, executor.load, action, load_ns, work, now_ns, likely_ns=likely_ns
+        )
         place.residency, place.warm_ns, place.unused = Residency.LOADING, committed.end_ns, True
         place.serve_if_ready()
         return True

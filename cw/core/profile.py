@@ -247,6 +247,12 @@ class Profiles:
         rate = max(1, device.load_bytes_per_second)
         return size_bytes * SECOND // rate + LOAD_OVERHEAD_NS
 
+    def typical_load_ns(self, device: DeviceDescription, size_bytes: int) -> int:
+        """Say what a LOAD takes when it is one of many; never above its bound."""
+        bound_ns = self.load_ns(device, size_bytes)
+        window = self._loads.get((device_key(device), size_bytes))
+        return min(bound_ns, window.typical_ns) if window is not None else bound_ns
+
     def entries(
         self, program: str, batch_sizes: tuple[int, ...], device: DeviceKey
     ) -> tuple[ProfileEntry, ...]:

@@ -36,12 +36,14 @@ def cold_candidates(
             continue
         if place.residency is not Residency.COLD:
             continue
-        load_ns = books.profiles.load_ns(executor.device, model.spec.image_bytes) + overhead_ns
+        size_bytes = model.spec.image_bytes
+        load_ns = books.profiles.load_ns(executor.device, size_bytes) + overhead_ns
+        typical_ns = books.profiles.typical_load_ns(executor.device, size_bytes) + overhead_ns
         candidate = Candidate(place, model.queue[0])
         renew(candidate, place, start_ns + load_ns + overhead_ns, overhead_ns, allowance_ns)
         if candidate.count:
             candidate.cost_ns += load_ns
-            candidate.share_ns += load_ns
+            candidate.share_ns += typical_ns
             candidates.append(candidate)
     for model_id in spent:
         del executor.wanted[model_id]
