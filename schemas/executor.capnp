@@ -139,6 +139,10 @@ enum Outcome {
 
   deviceFault @10;
   # The device is broken. The executor ends itself after having said so.
+
+  hostMemoryFull @11;
+  # There is no room for the model's image beside those of other models. Another executor may have
+  # some.
 }
 
 struct ActionResult {

@@ -22,7 +22,7 @@ from cw.core.input_buffer import InputBuffer
 from cw.core.lane import LANE_DEPTH, Head, Inputs, LanePlan, Start, Wait
 from cw.core.residency import Residency
 from cw.devices.device import Device, DeviceReport
-from cw.errors import CwError, DeviceFault, ProtocolViolation, StartMissed
+from cw.errors import CwError, DeviceFault, HostMemoryFull, ProtocolViolation, StartMissed
 from cw.messages import Infer, Load, Outcome, Prepare, Unload
 
 
@@ -191,6 +191,8 @@ class LaneActor:
             raise
         except StartMissed as exc:
             self._reject(queued, Outcome.TOO_LATE, str(exc))
+        except HostMemoryFull as exc:
+            self._fail(queued, Outcome.HOST_MEMORY_FULL, start_ns, str(exc))
         except CwError as exc:
             self._fail(queued, Outcome.INVALID, start_ns, str(exc))
             if isinstance(exc, ProtocolViolation):

@@ -117,6 +117,8 @@ class Place:
     executor: "ExecutorBooks"
     costs: CostTable
     stage: Stage = Stage.NEW
+    lacked_room: bool = False
+    """It FAILED since the executor's host memory was full: others of its kind may have room."""
     residency: Residency = Residency.COLD
     warm_ns: int = 0
     """When the LOAD is expected to have ended; meaningful while LOADING or WARM."""

@@ -302,6 +302,7 @@ class Registrar:
                 place.retries += 1
                 _move(place, Stage.NEW)
             case _:
+                place.lacked_room = result.outcome is Outcome.HOST_MEMORY_FULL
                 detail = result.detail or f"PREPARE ended as {result.outcome.value}"
                 self.fail(place, f"{place.executor.name}: {detail}")
 

@@ -15,6 +15,7 @@ PAGES_EXHAUSTED     all idle weights are unloaded; if there are none, the execut
 UNKNOWN_MODEL       the place is brought up anew
 CANCELLED           none
 INVALID             none (of a PREPARE: the place has FAILED)
+HOST_MEMORY_FULL    the place has FAILED; the model gets one on another executor
 STALE_EPOCH         the executor obeys another controller: dropped
 DEVICE_FAULT        dropped
 ==================  ============================================================================

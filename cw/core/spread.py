@@ -166,7 +166,7 @@ class Spread:
         kinds = {executor.key for executor in chosen.values()}
         kinds.update(place.executor.key for place in model.places.values())
         # It failed on such a device, and nothing shows yet that another would do better.
-        hopeless = _kinds(model, Stage.FAILED) - _kinds(model, Stage.READY)
+        hopeless = _kinds(model, Stage.FAILED, lacked_room=False) - _kinds(model, Stage.READY)
         for key, order in self._order.items():
             if key not in kinds:
                 executor_id = order[0][1]
@@ -279,8 +279,12 @@ def _useful(model: ModelBooks) -> int:
     return sum(place.stage is not Stage.FAILED for place in model.places.values())
 
 
-def _kinds(model: ModelBooks, stage: Stage) -> set[DeviceKey]:
-    return {place.executor.key for place in model.places.values() if place.stage is stage}
+def _kinds(model: ModelBooks, stage: Stage, *, lacked_room: bool = False) -> set[DeviceKey]:
+    return {
+        place.executor.key
+        for place in model.places.values()
+        if place.stage is stage and place.lacked_room is lacked_room
+    }
 
 
 def _is_idle(place: Place) -> bool:

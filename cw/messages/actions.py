@@ -105,6 +105,8 @@ class Outcome(enum.Enum):
     INVALID = "invalid"
     """The program or image could not be prepared: `ActionResult.detail` says why."""
     DEVICE_FAULT = "deviceFault"
+    HOST_MEMORY_FULL = "hostMemoryFull"
+    """No room for the model's image beside those of others: another executor may have some."""
 
 
 @attrs.frozen(kw_only=True)

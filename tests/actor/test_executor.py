@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from cw.actors.clock import now_ns
-from cw.errors import ArchiveInvalid, DeviceFault, OutboxFull, PeerDisconnected
+from cw.errors import ArchiveInvalid, DeviceFault, HostMemoryFull, OutboxFull, PeerDisconnected
 from cw.messages import Epoch, Outcome
 from cw.units import MS, SECOND
 from tests.actor.fakes import (
@@ -124,6 +124,17 @@ async def test_a_program_that_cannot_be_prepared_says_why(autojump_clock):
         assert result.detail == "weights lie about themselves"
         device.refuses_prepare = None
         await rig.warm()
+
+
+async def test_full_host_memory_is_no_fault_of_the_model(autojump_clock):
+    """The controller looks for another executor; this one serves its other models on."""
+    device = FakeDevice(refuses_prepare=HostMemoryFull("expected 45 MiB, got 3 MiB"))
+    async with running_executor(device=device) as rig:
+        rig.controller.order(rig.controller.prepare(1))
+        result = await rig.controller.result(1)
+
+        assert result.outcome is Outcome.HOST_MEMORY_FULL
+        assert result.detail == "expected 45 MiB, got 3 MiB"
 
 
 async def test_a_full_queue_answers_instead_of_growing(autojump_clock):

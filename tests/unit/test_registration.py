@@ -1,5 +1,6 @@
 """Registration: nothing is promised of what was not measured, and nobody is kept out for ever."""
 
+import attrs
 import pytest
 
 from cw import messages as m
@@ -82,6 +83,38 @@ def test_a_model_that_cannot_be_prepared_fails_with_the_reason():
 
     assert status.state is m.ModelState.FAILED
     assert "frobnicate" in status.detail
+
+
+@pytest.mark.parametrize(
+    ("outcome", "asked"), [(m.Outcome.HOST_MEMORY_FULL, 2), (m.Outcome.INVALID, 1)]
+)
+def test_a_model_without_room_is_prepared_elsewhere(outcome, asked):
+    """One executor's full memory says nothing of another's; a program that is wrong is so there."""
+    world = World(models=0, executors=2, settings=SchedulerSettings(places_per_model=1))
+    model = spec(0)
+    world.feed(ModelAdded(spec=model))
+    (prepare,) = sent(world, m.Prepare)
+    refused = m.ActionResult(
+        action_id=prepare.action_id,
+        outcome=outcome,
+        received_ns=0,
+        ready_ns=0,
+        start_ns=0,
+        end_ns=0,
+        device_ns=0,
+        detail="expected 1 MiB of host memory",
+    )
+    world.feed(ActionDone(executor_id=m.ExecutorId(1), result=refused))
+    prepares = sent(world, m.Prepare)
+    assert len(prepares) == asked
+
+    if asked > 1:
+        second = attrs.evolve(refused, action_id=prepares[-1].action_id)
+        world.feed(ActionDone(executor_id=m.ExecutorId(2), result=second))
+    status = world.scheduler.model_status(model.model_id, now_ns=world.now_ns)
+    assert len(sent(world, m.Prepare)) == asked
+    assert status.state is m.ModelState.FAILED
+    assert "1 MiB of host memory" in status.detail
 
 
 def test_a_model_larger_than_the_device_fails():
