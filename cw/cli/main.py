@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "plan": "how many GPUs does a trace need, and what breaks first?",
     "status": "show the cluster: executors, models, what became of requests",
     "trace": "export what executors did as a trace, planned beside actual",
+    "profile": "show how long a model's batches took, and how good the estimates were",
     "devcluster": "run a whole cluster on this machine",
     "controller": "run a controller (started by a supervisor)",
     "gateway": "run a gateway (started by a supervisor)",
