@@ -50,6 +50,7 @@ CONFINED = {
         "cw/benchmarks/models.py",
         "cw/devices/",
         "cw/models/pack.py",
+        "cw/models/torch_dtypes.py",
         "cw/models/examples/",
     ),
     "cuda": ("cw/devices/",),

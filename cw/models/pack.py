@@ -68,28 +68,14 @@ from cw.models.program_signature import (
     name_outputs,
     read_signature,
 )
+from cw.models.torch_dtypes import TORCH_DTYPES
 
 Sample = Callable[[int], tuple[torch.Tensor, ...]]
 """Makes inputs for a batch size: one ``datatype[batch, *shape]`` for each input."""
 
 DEFAULT_BATCH_SIZES: Final = (1, 2, 4, 8, 16)
 
-_TORCH_DTYPES: Final[Mapping[str, torch.dtype]] = {
-    "BOOL": torch.bool,
-    "UINT8": torch.uint8,
-    "UINT16": torch.uint16,
-    "UINT32": torch.uint32,
-    "UINT64": torch.uint64,
-    "INT8": torch.int8,
-    "INT16": torch.int16,
-    "INT32": torch.int32,
-    "INT64": torch.int64,
-    "FP16": torch.float16,
-    "BF16": torch.bfloat16,
-    "FP32": torch.float32,
-    "FP64": torch.float64,
-}
-_DATATYPES: Final = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
+_DATATYPES: Final = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 _RELATIVE_ERROR_MAX: Final = 1e-2
 """More than this between a sample alone and in a batch is no rounding: rows depend on others."""
@@ -318,7 +304,7 @@ def _random_sample(inputs: Sequence[TensorSpec]) -> Sample:
         tensors = []
         for spec in inputs:
             shape = (batch, *spec.shape)
-            dtype = _TORCH_DTYPES[spec.datatype.value]
+            dtype = TORCH_DTYPES[spec.datatype.value]
             if dtype.is_floating_point:
                 tensors.append(torch.randn(shape, generator=generator).to(dtype))
             else:
@@ -368,7 +354,7 @@ def _flat(
 
 def _view(arena: torch.Tensor, place: TensorPlace) -> torch.Tensor:
     run = arena[place.offset_bytes : place.offset_bytes + place.nbytes]
-    return run.view(_TORCH_DTYPES[place.datatype]).view(place.shape)
+    return run.view(TORCH_DTYPES[place.datatype]).view(place.shape)
 
 
 def _compare(

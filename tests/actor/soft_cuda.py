@@ -19,8 +19,8 @@ import torch
 
 from cw.devices import address_space
 from cw.devices.cuda.graphs import CapturedGraph
-from cw.devices.torch_dtypes import TORCH_DTYPES
 from cw.errors import ArchiveInvalid, DeviceFault
+from cw.models.torch_dtypes import TORCH_DTYPES
 from cw.units import PAGE_BYTES, GiB
 
 _GRANULARITY = 2 * 1024 * 1024

@@ -10,9 +10,9 @@ from typing import Final
 import torch
 
 from cw.devices.device import Tensors
-from cw.devices.torch_dtypes import TORCH_DTYPES
 from cw.errors import RequestInvalid
 from cw.messages import TensorSpec
+from cw.models.torch_dtypes import TORCH_DTYPES
 
 _PROBE_SEED: Final = 20201104
 

@@ -25,11 +25,11 @@ from cw.devices.cpu.inputs import InputBuffers
 from cw.devices.cpu.rewriting import Weights, rewrite
 from cw.devices.device import Tensors
 from cw.devices.fitting import CheckedProgram
-from cw.devices.torch_dtypes import TORCH_DTYPES
 from cw.errors import ArchiveInvalid, RequestInvalid
 from cw.messages import ModelSpec
 from cw.models.image import ImageLayout
 from cw.models.program_signature import ProgramSignature
+from cw.models.torch_dtypes import TORCH_DTYPES
 from cw.units import PAGE_BYTES
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp
 
 from cw.devices.cpu import mutation, onednn
-from cw.devices.torch_dtypes import TORCH_DTYPES
 from cw.messages import TensorSpec
+from cw.models.torch_dtypes import TORCH_DTYPES
 
 Weights = Mapping[str, torch.Tensor]
 """A model's own weights, by the names of the program's arguments."""

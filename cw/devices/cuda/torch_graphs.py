@@ -18,11 +18,11 @@ from cw.devices.cpu.inputs import random_batch
 from cw.devices.cuda.driver import Driver
 from cw.devices.cuda.graphs import Buffers, CapturedGraph
 from cw.devices.fitting import CheckedProgram
-from cw.devices.torch_dtypes import TORCH_DTYPES
 from cw.errors import ArchiveInvalid, ConfigError, DeviceFault, HostMemoryFull
 from cw.messages import ModelSpec, TensorSpec
 from cw.models.image import ImageLayout
 from cw.models.program_signature import ProgramSignature
+from cw.models.torch_dtypes import TORCH_DTYPES
 
 _REPEATABLE: Final = frozenset({"KERNEL", "MEMSET", "MEMCPY", "EVENT_RECORD", "EMPTY"})
 _CAPTURE_ERRORS: Final = range(900, 909)
