@@ -26,6 +26,9 @@ BENCHMARKS: Final = {
 }
 """Name, and what it measures; each is a module beside this one, with a `run`."""
 
+_WIDTH_MIN: Final = 110
+"""Of the widest table: better wrapped by the terminal than its columns cut off."""
+
 _STATUS_CANNOT_RUN: Final = 3
 """As of `tools/gpu_check` where there is no GPU."""
 
@@ -44,7 +47,8 @@ def main(words: list[str]) -> int:
     args = parser.parse_args(words)
     everywhere = [name for name in BENCHMARKS if name != "cuda"]  # needs a GPU
     names = everywhere if args.benchmark == "all" else [args.benchmark]
-    console = Console(stderr=args.json, soft_wrap=True)
+    console = Console(stderr=args.json)
+    console.width = max(console.width, _WIDTH_MIN)
     reports = {}
     for name in names:
         try:
