@@ -17,8 +17,9 @@ import torch
 from cw.devices import address_space
 from cw.devices.cpu.heap import keep_large_blocks
 from cw.devices.cpu.program import CpuProgram, load_program
-from cw.devices.cpu.quiet import settle_garbage, torch_settings
+from cw.devices.cpu.quiet import torch_settings
 from cw.devices.fitting import check_fit, read_program, read_weights
+from cw.devices.garbage import settle_garbage
 from cw.devices.host_images import GRANULE_BYTES, HostImages
 from cw.errors import ConfigError
 from cw.messages import ModelSpec

@@ -20,9 +20,10 @@ from cw.devices import address_space
 from cw.devices.cpu.heap import keep_large_blocks
 from cw.devices.cpu.pages import PageMemory, PageRange
 from cw.devices.cpu.program import CpuProgram, OutputReader, load_program, warm_loader
-from cw.devices.cpu.quiet import settle_garbage, torch_settings
+from cw.devices.cpu.quiet import torch_settings
 from cw.devices.device import DeviceReport, InferReport, Tensors
 from cw.devices.fitting import check_fit, read_program, read_weights
+from cw.devices.garbage import settle_garbage
 from cw.devices.host_images import HostImages
 from cw.devices.lane_thread import LaneThread, Measured
 from cw.devices.page_claims import PageClaims

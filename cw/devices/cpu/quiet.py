@@ -1,6 +1,5 @@
-"""What keeps a thread that computes undisturbed: by torch, by Python, by numbers near zero."""
+"""What keeps a thread that computes undisturbed: by torch's threads, by numbers near zero."""
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,12 +18,3 @@ def torch_settings(threads: int) -> Iterator[None]:
     torch.set_flush_denormal(True)
     with torch.inference_mode():
         yield
-
-
-def settle_garbage() -> None:
-    """Collect now, in a PREPARE, and never look again at what survived.
-
-    A full collection beside an INFER would stop it for as long as all of torch takes to walk.
-    """
-    gc.collect()
-    gc.freeze()
