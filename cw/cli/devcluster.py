@@ -52,7 +52,7 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings; see docs")
     parser.add_argument("--executors", type=int, help="default 2")
     parser.add_argument("--gateways", type=int, help="default 1")
-    parser.add_argument("--device", choices=("cpu", "emulated"), help="default cpu")
+    parser.add_argument("--device", choices=("cpu", "emulated", "cuda"), help="default cpu")
     parser.add_argument(
         "--gpu-memory", type=size_bytes, metavar="SIZE", help="pages of each executor"
     )
