@@ -117,11 +117,11 @@ class Place:
     executor: "ExecutorBooks"
     costs: CostTable
     stage: Stage = Stage.NEW
-    lacked_room: bool = False
-    """It FAILED since the executor's host memory was full: others of its kind may have room."""
     residency: Residency = Residency.COLD
     warm_ns: int = 0
     """When the LOAD is expected to have ended; meaningful while LOADING or WARM."""
+    lacked_room: bool = False
+    """It FAILED since the executor's host memory was full: others of its kind may have room."""
     batches: list[PlannedBatch] = attrs.field(factory=list)
     in_flight: int = 0
     probes: list[int] = attrs.field(factory=list)
