@@ -141,6 +141,15 @@ class CudaSettings:
     """Of a program before its capture: libraries load code at first use. Experiment ``capture``."""
     cudnn_benchmark: bool = False
     """Let cuDNN try its algorithms at each capture. Experiment ``autotune``."""
+    keep_warm_ns: int = 0
+    """When the card has idled for so long, a small graph is run, so that its clocks stay up; 0:
+    never. Experiment ``keep_warm``."""
+    wait_by: str = "sleep"
+    """``sleep``: a thread that waits for the card sleeps in the driver. ``spin``: it watches, which
+    takes a core per lane. Experiment ``notify``, which asks for `switch_interval_s`, too."""
+    hang_limit_ns: int = 10 * SECOND
+    """A wait for the card that lasts longer is a fault of the device: the executor restarts. Not
+    measured: far above any inference, and soon enough for whoever waits."""
     graph_memory_bytes: int = 4 * GiB
     """Bound on what torch allocates: activations. Experiments ``capture`` and ``pool``."""
     reserve_bytes: int = 1 * GiB

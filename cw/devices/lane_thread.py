@@ -24,7 +24,7 @@ import trio
 
 from cw.actors.clock import now_ns
 from cw.devices.device import DeviceReport
-from cw.errors import StartMissed
+from cw.errors import DeviceFault, StartMissed
 from cw.messages import Window
 from cw.units import SECOND, US, format_ms
 
@@ -74,6 +74,8 @@ class LaneThread:
     ) -> None:
         self._token: Final = trio.lowlevel.current_trio_token()
         self._calls: Final[queue.SimpleQueue[_Call | None]] = queue.SimpleQueue()
+        self._open: Final[set[_Call]] = set()  # handed over and not answered; the event loop's own
+        self._given_up: str | None = None
         self._cores: Final = tuple(cores)
         self._watch_ns: Final = watch_ns
         self._surroundings: Final = surroundings
@@ -96,19 +98,40 @@ class LaneThread:
 
         Raises:
             StartMissed: Its turn came after `latest`; it was not started.
+            DeviceFault: The thread was given up.
             Exception: What `work` raised.
         """
+        if self._given_up is not None:
+            raise DeviceFault(self._given_up)
         assert self._thread.is_alive(), "a call to a device that was closed"
-        self._calls.put(_Call(work, window, trio.lowlevel.current_task()))
+        call = _Call(work, window, trio.lowlevel.current_task())
+        self._open.add(call)
+        self._calls.put(call)
         result: Measured[T] = await trio.lowlevel.wait_task_rescheduled(_refuse_to_abort)
         return result
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call runs or waits."""
+        return not self._open
+
+    def give_up(self, reason: str) -> None:
+        """Answer all calls, and all later ones, with a `DeviceFault`.
+
+        For a thread that hangs in one: nothing can stop it, it ends with the process.
+        """
+        self._given_up = reason
+        for call in list(self._open):
+            self._answer(call, outcome.Error(DeviceFault(reason)))
+        self._stopped.set()
 
     async def aclose(self) -> None:
         """Let the calls in progress end, and the thread. Closing twice is allowed."""
         self._calls.put(None)
         with trio.CancelScope(shield=True):
             await self._stopped.wait()
-        self._thread.join()
+        if self._given_up is None:
+            self._thread.join()
         sys.setswitchinterval(self._switch_interval_before_s)
 
     def _serve(self) -> None:
@@ -119,11 +142,17 @@ class LaneThread:
         with self._surroundings():
             while call := self._calls.get():
                 result = outcome.capture(self._measure, call.work, call.window)
-                if not self._tell(trio.lowlevel.reschedule, call.task, result):
+                if not self._tell(self._answer, call, result):
                     return
                 # Or the last call's tensors would live until the next one.
                 del call, result
         self._tell(self._stopped.set)
+
+    def _answer(self, call: _Call, result: outcome.Outcome[Any]) -> None:
+        """Let the caller go on; on the event loop's thread. A late answer is nobody's."""
+        if call in self._open:
+            self._open.remove(call)
+            trio.lowlevel.reschedule(call.task, result)
 
     def _measure(self, work: Callable[[], T], window: Window | None) -> Measured[T]:
         if window is not None:

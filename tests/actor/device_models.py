@@ -19,7 +19,7 @@ from cw.models.archive import verify_archive
 from cw.models.examples.tiny import CNN, MLP
 from cw.models.pack import pack, pack_weights
 from cw.units import PAGE_BYTES
-from tests.actor.soft_cuda import CpuGraphs, SoftDriver
+from tests.softcuda.card import SoftCard
 
 PAGES_TOTAL = 4
 KINDS = (
@@ -86,9 +86,8 @@ async def open_device(kind):
     if kind == "cpu":
         device = await CpuDevice.open(pages_total=PAGES_TOTAL)
     elif kind == "soft-cuda":
-        device = await open_cuda_device(
-            soft_settings(), open_driver=SoftDriver, make_graphs=CpuGraphs
-        )
+        card = SoftCard()
+        device = await open_soft_device(card)
     elif kind == "cuda":
         memory_bytes = PAGES_TOTAL * PAGE_BYTES
         settings = ExecutorSettings(device="cuda", gpu_memory_bytes=memory_bytes)
@@ -104,14 +103,25 @@ async def open_device(kind):
         yield device
     finally:
         await device.aclose()
+    if kind == "soft-cuda":
+        assert card.hazards == []
 
 
-def soft_settings(**changes):
-    """Make settings of a cuda device small enough for any machine."""
+async def open_soft_device(card, *, make_graphs=None, **changes):
+    """Open the cuda device over a card in software, which the caller made."""
+    # Here, since it loads `cuda.bindings`, whose next call finds the card.
+    from tests.softcuda.host_graphs import HostGraphs
+
+    assert card.counts()["pages"] == 0, "one device per card"
+    return await open_cuda_device(soft_settings(**changes), make_graphs=make_graphs or HostGraphs)
+
+
+def soft_settings(*, host_pages=16, **changes):
+    """Make settings of a cuda device small enough for any machine; `changes` are the cuda ones."""
     return ExecutorSettings(
         device="cuda",
         gpu_memory_bytes=PAGES_TOTAL * PAGE_BYTES,
-        host_memory_bytes=16 * PAGE_BYTES,
+        host_memory_bytes=host_pages * PAGE_BYTES,
         cuda=CudaSettings(**changes),
     )
 

@@ -1,155 +1,67 @@
-"""Experiments that ask the driver alone, on a stand-in that keeps its rules about pages."""
+"""Experiments that ask the driver alone, on a card in software: what they measure, they judge.
 
-import ctypes
-import itertools
+The figures mean nothing there; that they are all taken, by calls that a driver accepts, does.
+"""
+
+import json
+import os
+import subprocess
+import sys
 
 import pytest
 
-from cw.devices.cuda import driver as shipped
-from cw.devices.cuda.experiments import h2d, rig, small_copy, vmm_cost
+from cw.devices.cuda.experiments import h2d, notify, rig, small_copy, vmm_cost
 from cw.devices.cuda.experiments.figures import Figures, Outcome
 from cw.devices.cuda.experiments.rig import DriverRefused, Rig
 from cw.errors import DeviceFault
 from cw.units import MiB
-
-OK, INVALID = 0, 1
-
-
-class StandIn:
-    """As much of `cuda.bindings.driver` as a rig calls; copies go nowhere, and take no time.
-
-    Source of the rules: the CUDA driver API, "Virtual Memory Management": a mapping needs addresses
-    that are reserved and free; an access is refused before `cuMemSetAccess`; a page that is mapped
-    stays in use.
-    """
-
-    def __init__(self):
-        self.next = itertools.count(1)
-        self.pages, self.ranges, self.mapped, self.open = set(), {}, {}, set()
-        self.plain, self.host, self.copied_bytes = {}, {}, 0
-
-    def __getattr__(self, name):
-        if name.startswith("CU"):  # enumerations and structures: only passed on
-            return _Anything()
-        if name.startswith("cu"):  # contexts, streams, events: nothing to go wrong here
-            called = lambda *_: (OK, next(self.next))  # noqa: E731
-            called.__name__ = name
-            return called
-        raise AttributeError(name)
-
-    CUmemLocationType = CUmemAllocationType = CUmemAccess_flags = property(lambda _: _Anything())
-
-    def cuCtxGetStreamPriorityRange(self):  # noqa: N802
-        return OK, 0, -5
-
-    def cuMemCreate(self, size, properties, flags):  # noqa: N802
-        page = next(self.next)
-        self.pages.add(page)
-        return OK, page
-
-    def cuMemRelease(self, page):  # noqa: N802
-        if page not in self.pages or page in self.mapped.values():
-            return (INVALID,)
-        self.pages.remove(page)
-        return (OK,)
-
-    def cuMemAddressReserve(self, size, alignment, address, flags):  # noqa: N802
-        found = (1 << 40) * next(self.next)
-        self.ranges[found] = size
-        return OK, found
-
-    def cuMemAddressFree(self, address, size):  # noqa: N802
-        known = self.ranges.pop(address, None) == size
-        return (OK if known and not self._mapped_in(address, size) else INVALID,)
-
-    def cuMemMap(self, address, size, offset, page, flags):  # noqa: N802
-        reserved = any(at <= address < at + length for at, length in self.ranges.items())
-        if not reserved or address in self.mapped or page not in self.pages:
-            return (INVALID,)
-        self.mapped[address] = page
-        return (OK,)
-
-    def cuMemSetAccess(self, address, size, descriptions, count):  # noqa: N802
-        inside = self._mapped_in(address, size)
-        self.open.update(inside)
-        return (OK if inside else INVALID,)
-
-    def cuMemUnmap(self, address, size):  # noqa: N802
-        inside = self._mapped_in(address, size)
-        for at in inside:
-            del self.mapped[at]
-            self.open.discard(at)
-        return (OK if inside else INVALID,)
-
-    def cuMemAlloc(self, size):  # noqa: N802
-        address = (1 << 40) * next(self.next)
-        self.plain[address] = size
-        return OK, address
-
-    def cuMemHostAlloc(self, size, flags):  # noqa: N802
-        buffer = ctypes.create_string_buffer(size)
-        address = ctypes.addressof(buffer)
-        self.host[address] = buffer
-        return OK, address
-
-    def cuMemcpyHtoDAsync(self, target, source, size, stream):  # noqa: N802
-        self.copied_bytes += size
-        return (OK if self._can_access(target, size) else INVALID,)
-
-    def cuMemcpyDtoHAsync(self, target, source, size, stream):  # noqa: N802
-        return (OK if self._can_access(source, size) else INVALID,)
-
-    def _mapped_in(self, address, size):
-        return [at for at in self.mapped if address <= at < address + size]
-
-    def _can_access(self, address, size):
-        if any(
-            at <= address and address + size <= at + length for at, length in self.plain.items()
-        ):
-            return True
-        return any(at <= address for at in self.open)
-
-
-class _Anything:
-    def __call__(self, *_):
-        return _Anything()
-
-    def __getattr__(self, name):
-        value = self.__dict__[name] = _Anything()
-        return value
+from tests.softcuda.card import SoftCard, environment_with_card
 
 
 @pytest.fixture
-def driver(monkeypatch):
-    driver = StandIn()
-    for user in (rig, shipped):
-        monkeypatch.setattr(user, "import_module", lambda name: driver)
-    return driver
+def card():
+    card = SoftCard()
+    yield card
+    assert card.hazards == []
+    SoftCard()
 
 
-def test_page_costs_are_measured_and_judged(driver):
+def test_page_costs_are_measured_and_judged(card):
     """What is measured must be what the verdict asks for, and all pages must be given back."""
     found = vmm_cost.run(Rig(with_torch=False))
 
     assert vmm_cost.verdict(Figures(found)).outcome in (Outcome.PASS, Outcome.FALLBACK)
     assert Figures(found).holds("one unmap takes many pages")
-    assert not driver.mapped
-    assert not driver.pages
-    assert not driver.ranges
+    assert card.leaks() == []
 
 
-def test_copy_rates_are_measured_and_judged(driver, monkeypatch):
+def test_copy_rates_are_measured_and_judged(card, monkeypatch):
     """Each way copies the same number of bytes, or their rates could not be compared."""
-    monkeypatch.setattr(h2d, "_TOTAL_BYTES", 64 * MiB)
+    total_bytes = 64 * MiB
+    monkeypatch.setattr(h2d, "_TOTAL_BYTES", total_bytes)
     found = h2d.run(Rig(with_torch=False))
 
     assert h2d.verdict(Figures(found)).words
     ways = [figure for figure in found if figure.unit == "GB/s"]
-    assert driver.copied_bytes == len(ways) * 3 * 64 * MiB
+    copied = sum(call.arguments[2] for call in card.calls("cuMemcpyHtoDAsync"))
+    assert copied == len(ways) * 3 * total_bytes
+    assert card.counts()["pinned"] == 0
 
 
-def test_waits_of_small_copies_are_measured_and_judged(driver):
+def test_copy_rates_are_those_of_the_card(card, monkeypatch):
+    """Taken before the copies' end, they would be the rate of sending."""
+    monkeypatch.setattr(h2d, "_TOTAL_BYTES", 64 * MiB)
+    monkeypatch.setattr(h2d, "_REPEATS", 1)
+    card.set_copy_time(2e9)
+    found = Figures(h2d.run(Rig(with_torch=False)))
+
+    for name in ("plain memory, one copy", "pages, chunks of 16 MiB"):
+        assert 0.1 < found[name] <= 2.0
+
+
+def test_waits_of_small_copies_are_measured_and_judged(card, monkeypatch):
     """The kernel's part needs torch; the copies' names must be those of the verdict."""
+    monkeypatch.setattr(small_copy, "_REPEATS", 5)
     found = {figure.name: figure.value for figure in small_copy.run_copies(Rig(with_torch=False))}
 
     assert {"input behind nothing", "output behind 2 x 16 MiB"} <= set(found)
@@ -157,13 +69,68 @@ def test_waits_of_small_copies_are_measured_and_judged(driver):
     assert not missing
 
 
-def test_a_refusal_names_the_call(driver):
+def test_an_input_waits_for_the_load_before_it_and_an_output_does_not(card, monkeypatch):
+    """The engines serve each direction in order: that is what the experiment is to find out."""
+    monkeypatch.setattr(small_copy, "_REPEATS", 3)
+    card.set_copy_time(8e9)
+    found = {figure.name: figure.value for figure in small_copy.run_copies(Rig(with_torch=False))}
+    load_us = 2 * 16 * MiB / 8e9 * 1e6
+
+    assert found["input behind 2 x 16 MiB"] > load_us > found["output behind 2 x 16 MiB"]
+
+
+def test_delays_of_news_are_measured_and_judged(card, monkeypatch):
+    """Each way has to hear of every end: one that is missed would wait for ever."""
+    monkeypatch.setattr(notify, "_SAMPLES", 20)
+    monkeypatch.setattr(notify, "_WORK_BYTES", MiB)
+    found = notify.run(Rig(with_torch=False))
+
+    assert notify.verdict(Figures(found)).words
+    assert len(card.calls("cuLaunchHostFunc")) == 25
+    assert card.counts()["plain"] == card.counts()["host"] == 0
+
+
+def test_the_command_runs_as_on_a_card(tmp_path):
+    """Children, table and JSON: the way of `tools/gpu_check`, with a driver that answers."""
+    command = (sys.executable, "-m", "cw.devices.cuda.experiments.command")
+    done = subprocess.run(
+        [*command, "--only", "vmm_cost", "--json", tmp_path / "found.json"],
+        env=os.environ | environment_with_card(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    found = json.loads((tmp_path / "found.json").read_text())
+
+    assert done.returncode in (0, 1), done.stderr
+    assert found["card"]["card"] == "Software card"
+    assert "mapping and unmapping" in done.stdout
+
+
+def test_a_card_that_breaks_fails_its_experiment_alone(tmp_path):
+    """The next one has a process, and a context, of its own."""
+    command = [sys.executable, "-m", "cw.devices.cuda.experiments.child", "h2d"]
+    done = subprocess.run(
+        command,
+        env=os.environ | environment_with_card(SOFTCUDA_MEMORY_BYTES=str(64 * MiB)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "expected memory for cuMemCreate" in done.stderr
+
+
+def test_a_refusal_names_the_call(card):
     """A status alone does not say which of a thousand calls was refused."""
     with pytest.raises(DeviceFault, match="cuMemUnmap"):
         Rig(with_torch=False).reserve(1).unmap()
 
 
-def test_what_runs_beside_is_stopped_and_its_error_told(driver):
+def test_what_runs_beside_is_stopped_and_its_error_told(card):
     """A LOAD that failed in the background would make the figures beside it look good."""
 
     def step(index):
@@ -174,3 +141,46 @@ def test_what_runs_beside_is_stopped_and_its_error_told(driver):
         with Rig(with_torch=False).beside(step) as beside:
             while beside.count < 3:
                 pass
+
+
+def test_a_captured_stream_takes_what_is_sent_and_runs_it_later(card):
+    """What `manual_capture` and every graph rely on: nothing runs before a launch."""
+    asked = Rig(with_torch=False)
+    stream, source, target = asked.stream(), asked.pinned(MiB), asked.plain_memory(MiB)
+    rig.fill_host(source, MiB, 5)
+    driver, mode = (
+        asked.driver,
+        asked.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL,
+    )
+    asked.call(driver.cuStreamBeginCapture, stream, mode)
+    asked.copy_in(target, source, MiB, stream)
+    # A wait would never end: nothing was sent. The driver refuses, and the capture is spoilt.
+    with pytest.raises(DeviceFault, match="900"):
+        asked.wait()
+    with pytest.raises(DriverRefused, match="INVALIDATED"):
+        asked.call(driver.cuStreamEndCapture, stream)
+    asked.call(driver.cuStreamBeginCapture, stream, mode)
+    asked.copy_in(target, source, MiB, stream)
+    graph = asked.call(driver.cuStreamEndCapture, stream)
+    assert asked.shipped.node_kinds(graph) == ["MEMCPY"]
+    executable = asked.shipped.instantiate(graph)
+    asked.shipped.empty(graph)
+    assert asked.shipped.node_kinds(graph) == []
+    back = asked.pinned(MiB)
+    asked.shipped.launch(executable, stream)
+    asked.copy_out(back, target, MiB, stream)
+    asked.wait()
+
+    assert rig.ctypes.string_at(back, 8) == bytes([5]) * 8
+
+
+def test_what_was_destroyed_is_not_taken_again(card):
+    """A stale handle that works by luck is a crash on a real card."""
+    asked = Rig(with_torch=False)
+    event, stream = asked.shipped.event(timing=True), asked.stream()
+    asked.shipped.drop_event(event)
+    with pytest.raises(DeviceFault, match="400"):
+        asked.shipped.record(event, stream)
+    asked.shipped.drop_stream(stream)
+    with pytest.raises(DeviceFault, match="400"):
+        asked.shipped.record(asked.shipped.event(timing=True), stream)

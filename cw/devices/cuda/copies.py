@@ -6,7 +6,7 @@ so it is the sender who holds back.
 
 from typing import Final
 
-from cw.devices.cuda.driver import Driver
+from cw.devices.cuda.driver import CudaDriver
 
 
 class PacedCopies:
@@ -18,7 +18,7 @@ class PacedCopies:
         outstanding: So many pieces are with the card at once.
     """
 
-    def __init__(self, driver: Driver, *, chunk_bytes: int, outstanding: int) -> None:
+    def __init__(self, driver: CudaDriver, *, chunk_bytes: int, outstanding: int) -> None:
         self._driver: Final = driver
         self._chunk_bytes: Final = chunk_bytes
         self._stream: Final = driver.stream(urgent=False)

@@ -8,26 +8,29 @@ lock, and then tells the event loop.
 import ctypes
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
 import attrs
+import trio
 
 from cw.config import CudaSettings
 from cw.devices.cuda.copies import PacedCopies
-from cw.devices.cuda.driver import Driver
+from cw.devices.cuda.driver import CardFull, CudaDriver
 from cw.devices.cuda.graphs import CapturedGraph, GraphMaker, LoadedProgram
+from cw.devices.cuda.keep_warm import KeepWarm
 from cw.devices.cuda.pages import PagePool, PageRange
 from cw.devices.cuda.staging import Staging
 from cw.devices.cuda.turns import Turns
+from cw.devices.cuda.watchdog import watch
 from cw.devices.device import DeviceReport, InferReport, Tensors
 from cw.devices.fitting import check_fit, read_program, read_weights
 from cw.devices.garbage import settle_garbage
 from cw.devices.host_images import HostImages
 from cw.devices.lane_thread import LaneThread, Measured
 from cw.devices.page_claims import PageClaims
-from cw.errors import ArchiveInvalid, DeviceFault, StartMissed
+from cw.errors import ArchiveInvalid, DeviceFault, HostMemoryFull, StartMissed
 from cw.messages import DeviceDescription, ModelId, ModelSpec, Window
 from cw.models.image import ImageLayout
 from cw.models.program_signature import ProgramSignature
@@ -56,11 +59,12 @@ class _Prepared:
 class CudaParts:
     """What `opening.py` puts together, and `CudaDevice.aclose` takes apart."""
 
-    driver: Driver
+    driver: CudaDriver
     maker: GraphMaker
     pool: PagePool
     images: HostImages
     copies: PacedCopies
+    small: CapturedGraph | None
     stream: int
     done: int
     unpin: Callable[[], None]
@@ -87,7 +91,10 @@ class CudaDevice:
         self._stagings: Final[dict[tuple[str, int], Staging]] = {}
         self._turns: Final = Turns()
         self._edits_wait: Final = not settings.edit_pages_while_running
+        self._keep_warm: Final = KeepWarm(self._replay_small, settings.keep_warm_ns)
+        self._timers: Final = trio.CancelScope()
         self._closed = False
+        trio.lowlevel.spawn_system_task(self._run_timers, settings.hang_limit_ns)
 
     def describe(self) -> DeviceDescription:
         """Say which card this is, and how fast it took a page at the start."""
@@ -107,7 +114,13 @@ class CudaDevice:
 
         def prepare() -> _Prepared:
             with self._turns.turn():
-                return self._prepare(model, program, weights)
+                try:
+                    return self._prepare(model, program, weights)
+                except CardFull as exc:
+                    raise HostMemoryFull(
+                        f"expected room for the graphs and buffers of {model.name}: {exc}; raise "
+                        "[executor.cuda] reserve, or remove models"
+                    ) from exc
 
         measured = await self._infer_lane.run(prepare)
         self._models[model.model_id] = measured.value
@@ -168,6 +181,7 @@ class CudaDevice:
             return device_ns
 
         report = _on_the_card(await self._infer_lane.run(infer, window=window))
+        self._keep_warm.used_ns = report.end_ns
         return InferReport(
             start_ns=report.start_ns,
             end_ns=report.end_ns,
@@ -190,12 +204,29 @@ class CudaDevice:
         """End both threads, then free all memory. Closing twice is allowed."""
         if not self._closed:
             self._closed = True
+            self._timers.cancel()
             await self._load_lane.aclose()
             # A broken card refuses this, too, and frees all when the process ends; what broke it
             # was raised already.
             with suppress(DeviceFault):
                 await self._infer_lane.run(self._close)
             await self._infer_lane.aclose()
+
+    async def _run_timers(self, hang_limit_ns: int) -> None:
+        lanes = (self._infer_lane, self._load_lane)
+        with self._timers:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watch, self._parts.driver, lanes, hang_limit_ns)
+                if self._parts.small is not None:
+                    nursery.start_soon(self._keep_warm.run, self._infer_lane)
+
+    def _replay_small(self) -> None:
+        parts = self._parts
+        assert parts.small is not None, "nothing to keep the card warm with"
+        with self._turns.turn() if self._edits_wait else nullcontext():
+            parts.driver.launch(parts.small.executable, parts.stream)
+            parts.driver.record(parts.done, parts.stream)
+            parts.driver.wait(parts.done)
 
     def _replay(self, model: _Prepared, batch_size: int) -> int:
         """Send inputs, graph and outputs; sleep until all is done; return the graph's own ns."""
@@ -224,21 +255,18 @@ class CudaDevice:
         else:
             check_fit(model, program.signature, layout)
         key = (model.program_sha256, model.batch_sizes[-1])
-        staging = self._stagings.get(key) or Staging(parts.driver, model)
-        address = parts.images.hold(model.model_id, layout.image_bytes)
-        try:
+        with ExitStack() as undo:
+            address = parts.images.hold(model.model_id, layout.image_bytes)
+            undo.callback(parts.images.drop, model.model_id)
             _read_image(weights, layout, address)
+            staging = self._stagings.get(key)
+            if staging is None:
+                staging = Staging(parts.driver, model)
+                undo.callback(staging.close)
             page_range = PageRange(parts.pool, model.pages)
-            try:
-                graphs = self._capture(model, program, layout, page_range, staging)
-            except BaseException:
-                page_range.release()
-                raise
-        except BaseException:
-            parts.images.drop(model.model_id)
-            if staging.models == 0:
-                staging.close()
-            raise
+            undo.callback(page_range.release)
+            graphs = self._capture(model, program, layout, page_range, staging)
+            undo.pop_all()
         self._programs[model.program_sha256], self._stagings[key] = program, staging
         program.models += 1
         staging.models += 1
@@ -287,6 +315,8 @@ class CudaDevice:
 def close_parts(parts: CudaParts) -> None:
     """Free what a device consists of; its models are gone."""
     parts.driver.synchronize()
+    if parts.small is not None:
+        parts.maker.drop(parts.small)
     parts.maker.close()
     parts.pool.close()
     parts.copies.close()

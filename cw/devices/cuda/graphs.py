@@ -1,6 +1,7 @@
 """What the device asks of whoever makes CUDA graphs: one per (model, batch size), captured once.
 
-`torch_graphs.py` is the implementation; tests have one that runs programs on the CPU.
+`torch_graphs.py` is the implementation; tests have one (`tests/softcuda/host_graphs.py`) whose
+kernels are functions of the host.
 """
 
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ class CapturedGraph:
             graph of this program.
         first: An event that its first node records.
         last: An event that its last node records.
-        keeps: What has to live as long as the graph does.
+        keeps: What has to live as long as the graph does; its maker's own.
     """
 
     executable: int
@@ -48,7 +49,7 @@ class CapturedGraph:
     outputs: tuple[int, ...]
     first: int
     last: int
-    keeps: object
+    keeps: Any
 
 
 class GraphMaker(Protocol):
@@ -86,8 +87,12 @@ class GraphMaker(Protocol):
         """
         ...
 
+    def small(self, stream: int) -> CapturedGraph:
+        """Capture a graph of one small kernel, without inputs and outputs, for `keep_warm`."""
+        ...
+
     def drop(self, graph: CapturedGraph) -> None:
-        """Free a graph that will not be launched any more."""
+        """Free a graph that will not be launched any more, and its memory."""
         ...
 
     def close(self) -> None:

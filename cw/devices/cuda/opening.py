@@ -8,7 +8,7 @@ from typing import Final
 from cw.config import CudaSettings, ExecutorSettings
 from cw.devices.cuda.copies import PacedCopies
 from cw.devices.cuda.device import CudaDevice, CudaParts, close_parts
-from cw.devices.cuda.driver import CudaDriver, Driver, check_room
+from cw.devices.cuda.driver import CudaDriver, check_room
 from cw.devices.cuda.graphs import GraphMaker
 from cw.devices.cuda.pages import PagePool, PageRange
 from cw.devices.garbage import settle_garbage
@@ -16,13 +16,13 @@ from cw.devices.host_images import HostImages
 from cw.devices.lane_thread import LaneThread
 from cw.errors import ConfigError, DeviceFault
 from cw.messages import DeviceDescription, ModelId
-from cw.units import PAGE_BYTES, SECOND
+from cw.units import MS, PAGE_BYTES, SECOND
 
 _TRIAL: Final = ModelId(0)
 _TRIAL_COPIES: Final = 3
 
 
-def torch_graphs(driver: Driver, settings: CudaSettings) -> GraphMaker:
+def torch_graphs(driver: CudaDriver, settings: CudaSettings) -> GraphMaker:
     """Make the graph maker of a real card."""
     from cw.devices.cuda.torch_graphs import TorchGraphs  # takes torch's CUDA to be there
 
@@ -32,22 +32,20 @@ def torch_graphs(driver: Driver, settings: CudaSettings) -> GraphMaker:
 async def open_cuda_device(
     settings: ExecutorSettings,
     *,
-    open_driver: Callable[[int], Driver] = CudaDriver,
-    make_graphs: Callable[[Driver, CudaSettings], GraphMaker] = torch_graphs,
+    make_graphs: Callable[[CudaDriver, CudaSettings], GraphMaker] = torch_graphs,
 ) -> CudaDevice:
     """Open a card: seconds, most of them for torch and for pinning host memory.
 
     Args:
         settings: Of the executor.
-        open_driver: Given the card's number.
-        make_graphs: Given the driver.
+        make_graphs: Given the driver and the settings.
 
     Raises:
         ConfigError: A setting is wrong, or the card or its memory can't be had.
     """
     cuda = settings.cuda
     _check(cuda)
-    driver = open_driver(cuda.ordinal)
+    driver = CudaDriver(cuda.ordinal, waits_asleep=cuda.wait_by == "sleep")
 
     @contextmanager
     def in_context() -> Iterator[None]:
@@ -88,22 +86,30 @@ async def open_cuda_device(
 
 
 def _check(cuda: CudaSettings) -> None:
-    if cuda.inputs_by not in {"kernel", "copy"}:
-        raise ConfigError(
-            f"[executor.cuda] inputs_by: expected kernel or copy, got {cuda.inputs_by!r}"
-        )
-    for name in ("load_chunk_bytes", "load_chunks_outstanding", "warm_up_runs"):
-        if getattr(cuda, name) < 1:
+    for name, ways in (("inputs_by", ("kernel", "copy")), ("wait_by", ("sleep", "spin"))):
+        if getattr(cuda, name) not in ways:
             raise ConfigError(
-                f"[executor.cuda] {name.removesuffix('_bytes')}: expected at least 1, got "
-                f"{getattr(cuda, name)}"
+                f"[executor.cuda] {name}: expected {' or '.join(ways)}, got {getattr(cuda, name)!r}"
+            )
+    least = {
+        "load_chunk_bytes": 1,
+        "load_chunks_outstanding": 1,
+        "warm_up_runs": 1,
+        "hang_limit_ns": MS,
+        "keep_warm_ns": 0,
+    }
+    for name, bound in least.items():
+        if getattr(cuda, name) < bound:
+            raise ConfigError(
+                f"[executor.cuda] {name.removesuffix('_bytes').removesuffix('_ns')}: expected at "
+                f"least {bound}, got {getattr(cuda, name)}"
             )
 
 
 def _open_parts(
-    driver: Driver,
+    driver: CudaDriver,
     settings: ExecutorSettings,
-    make_graphs: Callable[[Driver, CudaSettings], GraphMaker],
+    make_graphs: Callable[[CudaDriver, CudaSettings], GraphMaker],
 ) -> tuple[CudaParts, int, int]:
     """Find all memory; return it with the number of pages and a LOAD's rate in bytes/s."""
     cuda = settings.cuda
@@ -130,6 +136,7 @@ def _open_parts(
         raise ConfigError(
             f"expected memory for host images, got {exc}: lower [executor] host_memory"
         ) from exc
+    stream = driver.stream(urgent=True)
     parts = CudaParts(
         driver=driver,
         maker=maker,
@@ -140,7 +147,8 @@ def _open_parts(
             chunk_bytes=cuda.load_chunk_bytes,
             outstanding=cuda.load_chunks_outstanding,
         ),
-        stream=driver.stream(urgent=True),
+        small=maker.small(stream) if cuda.keep_warm_ns else None,
+        stream=stream,
         done=driver.event(timing=False),
         unpin=unpin,
     )

@@ -10,7 +10,7 @@ of the last INFER that read there.
 from collections.abc import Sequence
 from typing import Final
 
-from cw.devices.cuda.driver import Driver
+from cw.devices.cuda.driver import CudaDriver
 from cw.errors import ConfigError, DeviceFault
 from cw.units import PAGE_BYTES, format_bytes
 
@@ -22,7 +22,7 @@ class PagePool:
         ConfigError: The card has not so much memory.
     """
 
-    def __init__(self, driver: Driver, pages_total: int) -> None:
+    def __init__(self, driver: CudaDriver, pages_total: int) -> None:
         self.driver: Final = driver
         self._pages: Final[list[int]] = []
         self._places: Final[dict[int, tuple[PageRange, int]]] = {}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cw.devices.cpu.inputs import random_batch
-from cw.devices.cuda.driver import Driver
+from cw.devices.cuda.driver import CardFull, CudaDriver
 from cw.devices.cuda.graphs import Buffers
 from cw.devices.device import Tensors
 from cw.errors import RequestInvalid
@@ -18,15 +18,18 @@ class Staging:
     Args:
         driver: Pins the memory.
         model: Any of the models.
+
+    Raises:
+        CardFull: There is no more memory to pin.
     """
 
-    def __init__(self, driver: Driver, model: ModelSpec) -> None:
+    def __init__(self, driver: CudaDriver, model: ModelSpec) -> None:
         self._driver: Final = driver
         self._inputs: Final = model.inputs
         self._output_sizes: Final = tuple(spec.size_bytes for spec in model.outputs)
         largest = model.batch_sizes[-1]
         sizes = [spec.size_bytes * largest for spec in (*model.inputs, *model.outputs)]
-        addresses = [driver.host_alloc(max(1, size)) for size in sizes]
+        addresses = _allocate(driver, sizes)
         count = len(model.inputs)
         self.buffers: Final = Buffers(
             inputs=tuple(addresses[:count]), outputs=tuple(addresses[count:])
@@ -87,3 +90,15 @@ class Staging:
         self._views.clear()
         for address in (*self.buffers.inputs, *self.buffers.outputs):
             self._driver.host_free(address)
+
+
+def _allocate(driver: CudaDriver, sizes: Sequence[int]) -> list[int]:
+    """Allocate all of it, or nothing."""
+    addresses: list[int] = []
+    try:
+        addresses.extend(driver.host_alloc(max(1, size)) for size in sizes)
+    except CardFull:
+        for address in addresses:
+            driver.host_free(address)
+        raise
+    return addresses

@@ -6,16 +6,17 @@ launches them, so no two may overlap: INFERs take turns. Outputs leave the pool 
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import attrs
 import torch
-from torch.export.passes import move_to_device_pass
 
 from cw.config import CudaSettings
 from cw.devices.cpu.inputs import random_batch
-from cw.devices.cuda.driver import Driver
+from cw.devices.cuda.capture import Capture, capture, capture_small, warm_up
+from cw.devices.cuda.driver import CardFull, CudaDriver
 from cw.devices.cuda.graphs import Buffers, CapturedGraph
 from cw.devices.fitting import CheckedProgram
 from cw.errors import ArchiveInvalid, ConfigError, DeviceFault, HostMemoryFull
@@ -66,7 +67,7 @@ class TorchGraphs:
         ConfigError: This torch has no CUDA, or the card has too little memory.
     """
 
-    def __init__(self, driver: Driver, settings: CudaSettings) -> None:
+    def __init__(self, driver: CudaDriver, settings: CudaSettings) -> None:
         if not torch.cuda.is_available():
             raise ConfigError(
                 f"expected a torch that can use the card, got {torch.__version__}; install a build "
@@ -83,13 +84,14 @@ class TorchGraphs:
         )
         torch.backends.cudnn.benchmark = settings.cudnn_benchmark
         self._pool: Final[Any] = torch.cuda.graph_pool_handle()
-        self._dropped: Final[list[object]] = []
+        self._shells: Final[list[object]] = []
 
     def load(self, checked: CheckedProgram, model: ModelSpec) -> _Program:
         """Load a program and move what it makes by itself to the card."""
         try:
             exported = torch.export.load(io.BytesIO(checked.data))
-            module = move_to_device_pass(exported, f"cuda:{self._settings.ordinal}").graph_module
+            module = exported.graph_module
+            move_program(module, torch.device("cuda", self._settings.ordinal))
         # The loader is foreign and documents no errors; none of them is the device's.
         except Exception as exc:
             raise ArchiveInvalid(
@@ -113,35 +115,47 @@ class TorchGraphs:
         weights = self._weights(program.signature, layout, address)
         largest = model.batch_sizes[-1]
         if largest not in program.tensors:
-            program.tensors[largest] = (
-                [probe.to("cuda") for probe in random_batch(model.inputs, largest)],
-                [_empty(spec, largest) for spec in model.outputs],
-            )
+            with _told_as_ours(model):
+                program.tensors[largest] = (
+                    [probe.to("cuda") for probe in random_batch(model.inputs, largest)],
+                    [_empty(spec, largest) for spec in model.outputs],
+                )
         inputs, outputs = program.tensors[largest]
-        graphs = {}
-        for batch_size in sorted(model.batch_sizes, reverse=True):
-            graphs[batch_size] = self._capture_one(
-                _Capture(
+        graphs: dict[int, CapturedGraph] = {}
+        try:
+            for batch_size in sorted(model.batch_sizes, reverse=True):
+                work = _Work(
                     forward=program.module.forward,
                     weights=weights,
                     inputs=tuple(tensor[:batch_size] for tensor in inputs),
                     outputs=tuple(tensor[:batch_size] for tensor in outputs),
                     sources=buffers.inputs,
-                ),
-                model,
-                stream,
-            )
+                )
+                with _told_as_ours(model):
+                    graphs[batch_size] = self._capture_one(work, stream)
+        except (ArchiveInvalid, HostMemoryFull, CardFull):
+            for graph in graphs.values():
+                self.drop(graph)
+            raise
         return graphs
 
-    def drop(self, graph: CapturedGraph) -> None:
-        """Free a graph's events; its memory is the pool's, and goes with the process.
+    def small(self, stream: int) -> CapturedGraph:
+        """Capture a graph of one small kernel."""
+        torch.cuda.set_device(self._settings.ordinal)
+        captured, numbers = capture_small(self._driver, stream=stream, pool=self._pool)
+        return self._finish(captured, inputs=(), outputs=(), keeps=numbers)
 
-        Newer versions of torch clear a stream's workspaces when any of its graphs is reset, which
-        breaks the others (pytorch issue 193402); so the graph itself is kept.
+    def drop(self, graph: CapturedGraph) -> None:
+        """Free a graph, all but torch's empty shell of it.
+
+        Were that reset, torch would clear the stream's workspaces, which other graphs use (pytorch
+        issue 193402). Its nodes are gone since the capture, so a hundred bytes of the host stay.
         """
+        shell, _keeps = graph.keeps
+        self._driver.drop_executable(graph.executable)
         self._driver.drop_event(graph.first)
         self._driver.drop_event(graph.last)
-        self._dropped.append(graph.keeps)
+        self._shells.append(shell)
 
     def close(self) -> None:
         """Give back what torch has cached."""
@@ -160,77 +174,63 @@ class TorchGraphs:
             weights.append(image[place.offset_bytes : end].view(dtype).view(place.shape))
         return tuple(weights)
 
-    def _capture_one(self, capture: "_Capture", model: ModelSpec, stream: int) -> CapturedGraph:
-        by_kernel = self._settings.inputs_by == "kernel"
-        own_stream = torch.cuda.ExternalStream(stream)  # type: ignore[no-untyped-call]
-        first, last = self._driver.event(timing=True), self._driver.event(timing=True)
-        graph = torch.cuda.CUDAGraph(keep_graph=True)
-        try:
-            # On the same stream: else cuBLAS's workspace would land in the graph's own memory.
-            with torch.no_grad(), torch.cuda.stream(own_stream):
-                for _ in range(self._settings.warm_up_runs):
-                    capture.run()
-                own_stream.synchronize()
-            sources = self._sources(capture) if by_kernel else ()
-            with (
-                torch.no_grad(),
-                torch.cuda.graph(
-                    graph,
-                    pool=self._pool,
-                    stream=own_stream,
-                    capture_error_mode="thread_local",
-                ),
-            ):
-                self._driver.record_inside(first, stream)
-                for target, source in zip(capture.inputs, sources, strict=False):
-                    # A kernel, where `copy_` would be a node for the copy engine.
-                    torch.add(source, 0, out=_words(target))
-                capture.run()
-                self._driver.record_inside(last, stream)
-            graph.instantiate()
-        except torch.OutOfMemoryError as exc:
-            raise HostMemoryFull(
-                f"expected room on the card for the graphs of {model.name}, got {exc}; raise "
-                "[executor.cuda] graph_memory, or remove models"
-            ) from exc
-        except (RuntimeError, TypeError, ValueError, IndexError) as exc:
-            # What a stream refuses because it is captured is the program's fault.
-            if (
-                isinstance(exc, torch.AcceleratorError)
-                and getattr(exc, "error_code", None) not in _CAPTURE_ERRORS
-            ):
-                raise DeviceFault(f"capture of {model.name}: {exc}; restart the executor") from exc
-            raise ArchiveInvalid(
-                f"program of {model.name}: expected work that a graph can repeat, got "
-                f"{type(exc).__name__}: {exc}"
-            ) from exc
-        odd = set(self._driver.node_kinds(int(graph.raw_cuda_graph()))) - _REPEATABLE
+    def _capture_one(self, work: "_Work", stream: int) -> CapturedGraph:
+        sources = self._sources(work) if self._settings.inputs_by == "kernel" else ()
+
+        def captured_work() -> None:
+            for target, source in zip(work.inputs, sources, strict=False):
+                # A kernel, where `copy_` would be a node for the copy engine.
+                torch.add(source, 0, out=_words(target))
+            work.run()
+
+        warm_up(self._driver, work.run, stream=stream, runs=self._settings.warm_up_runs)
+        captured = capture(self._driver, captured_work, stream=stream, pool=self._pool)
+        odd = set(self._driver.node_kinds(int(captured.graph.raw_cuda_graph()))) - _REPEATABLE
+        graph = self._finish(
+            captured,
+            inputs=() if sources else tuple(tensor.data_ptr() for tensor in work.inputs),
+            outputs=tuple(tensor.data_ptr() for tensor in work.outputs),
+            keeps=(work, sources),
+        )
         if odd:
-            raise ArchiveInvalid(
-                f"program of {model.name}: expected kernels and copies in its graph, got "
-                f"{', '.join(sorted(odd))}: it would wait for the host"
-            )
-        executable = int(graph.raw_cuda_graph_exec())
-        self._driver.upload(executable, stream)
+            self.drop(graph)
+            raise ValueError(f"nodes that wait for the host: {', '.join(sorted(odd))}")
+        return graph
+
+    def _finish(
+        self, captured: Capture, *, inputs: tuple[int, ...], outputs: tuple[int, ...], keeps: object
+    ) -> CapturedGraph:
+        """Hand a graph over. The executable has its nodes now: torch's graph is emptied."""
+        self._driver.empty(int(captured.graph.raw_cuda_graph()))
         return CapturedGraph(
-            executable=executable,
-            inputs=() if by_kernel else tuple(tensor.data_ptr() for tensor in capture.inputs),
-            outputs=tuple(tensor.data_ptr() for tensor in capture.outputs),
-            first=first,
-            last=last,
-            keeps=(graph, capture, sources),
+            executable=captured.executable,
+            inputs=inputs,
+            outputs=outputs,
+            first=captured.first,
+            last=captured.last,
+            keeps=(captured.graph, keeps),
         )
 
-    def _sources(self, capture: "_Capture") -> tuple[torch.Tensor, ...]:
+    def _sources(self, work: "_Work") -> tuple[torch.Tensor, ...]:
         """Let torch look at the inputs in pinned host memory, where the card sees it."""
         return tuple(
             _words(_bytes_at(self._driver.device_address(address), tensor.nbytes))
-            for address, tensor in zip(capture.sources, capture.inputs, strict=True)
+            for address, tensor in zip(work.sources, work.inputs, strict=True)
         )
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class _Capture:
+class _Work:
+    """One batch of one model.
+
+    Attributes:
+        forward: Of the program: weights and inputs to outputs.
+        weights: In the program's order, in the model's own addresses.
+        inputs: On the card, where the program reads them.
+        outputs: On the card, outside of the graphs' pool.
+        sources: Addresses of pinned host memory from which the inputs come.
+    """
+
     forward: Any
     weights: tuple[torch.Tensor, ...]
     inputs: tuple[torch.Tensor, ...]
@@ -242,11 +242,58 @@ class _Capture:
         results = self.forward(*self.weights, *self.inputs)
         for target, result in zip(self.outputs, results, strict=True):
             if result.shape != target.shape or result.dtype != target.dtype:
-                raise ArchiveInvalid(
-                    f"program: expected outputs of {target.dtype}{list(target.shape)}, "
-                    f"got {result.dtype}{list(result.shape)}; pack it again"
+                raise ValueError(
+                    f"outputs of {result.dtype}{list(result.shape)}, where its spec says "
+                    f"{target.dtype}{list(target.shape)}"
                 )
             target.copy_(result)
+
+
+@contextmanager
+def _told_as_ours(model: ModelSpec) -> Iterator[None]:
+    """Tell torch's errors apart: the card's room, the program's fault, or the card's.
+
+    Raises:
+        ArchiveInvalid: The program fails, or does what a graph can't repeat.
+        HostMemoryFull: The card has no room for it.
+        DeviceFault: The card broke.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as exc:
+        raise HostMemoryFull(
+            f"expected room on the card for the graphs of {model.name}, got {exc}; raise "
+            "[executor.cuda] graph_memory, or remove models"
+        ) from exc
+    except (RuntimeError, TypeError, ValueError, IndexError) as exc:
+        # What a stream refuses because it is captured is the program's fault.
+        if (
+            isinstance(exc, torch.AcceleratorError)
+            and getattr(exc, "error_code", None) not in _CAPTURE_ERRORS
+        ):
+            raise DeviceFault(f"capture of {model.name}: {exc}; restart the executor") from exc
+        raise ArchiveInvalid(
+            f"program of {model.name}: expected work that a graph can repeat, got "
+            f"{type(exc).__name__}: {exc}; change the model, and pack it again"
+        ) from exc
+
+
+def move_program(module: torch.fx.GraphModule, device: torch.device) -> None:
+    """Have a program compute on another device than the one that it was exported on.
+
+    As torch's own `move_to_device_pass`, but for the weights: those that come with a program have
+    no memory (all strides are zero) and would become whole tensors on the card. And the code is
+    made anew, without which the graph's change stays without effect.
+    """
+    for inner in module.modules():
+        if not isinstance(inner, torch.fx.GraphModule):
+            continue
+        for node in inner.graph.nodes:
+            if node.kwargs.get("device") is not None:
+                node.update_kwarg("device", device)
+            if node.target is torch.ops.aten.to.device:
+                node.update_arg(1, device)
+        inner.recompile()
 
 
 def _empty(spec: TensorSpec, batch_size: int) -> torch.Tensor:
