@@ -26,6 +26,9 @@ from cw.cli.common import ADMIN_KEY_FILE, CLUSTER_FILE, Endpoint, people
 from cw.config import ClusterSettings
 from cw.errors import ConfigError
 
+COMMAND = (sys.executable, "-m", "cw")
+"""What starts each process of a cluster; its role and its options follow."""
+
 _BACKLOG = 1024
 
 
@@ -109,7 +112,6 @@ def _specs(
     settings: ClusterSettings, folder: Path, listeners: list[socket.socket], *, pin: bool
 ) -> tuple[ChildSpec, ...]:
     """Say which processes make the cluster, in the order to start them."""
-    python = (sys.executable, "-m", "cw")
     shared = ("--folder", str(folder.resolve()), "--supervised")
     logs = folder / "logs"
     controller = _address(listeners[0])
@@ -118,7 +120,7 @@ def _specs(
         ChildSpec(
             name="controller",
             argv=(
-                *(*python, "controller", "--listen", f"fd:{listeners[0].fileno()}"),
+                *(*COMMAND, "controller", "--listen", f"fd:{listeners[0].fileno()}"),
                 *(*shared, *_pinned(other_cores)),
             ),
             log_path=logs / "controller.log",
@@ -132,7 +134,7 @@ def _specs(
         # else has less than that to spare.
         loop_cores = other_cores if "," in other_cores else ""
         argv: tuple[str, ...] = (
-            *python,
+            *COMMAND,
             "executor",
             "--name",
             name,
@@ -150,7 +152,7 @@ def _specs(
         )
     for index, listener in enumerate(listeners[1:]):
         name = f"gateway-{index}"
-        argv = (*python, "gateway", "--name", name, "--controller", controller)
+        argv = (*COMMAND, "gateway", "--name", name, "--controller", controller)
         argv += ("--listen", f"fd:{listener.fileno()}", *shared)
         specs.append(
             ChildSpec(

@@ -7,6 +7,7 @@
 import contextlib
 import functools
 import threading
+import time
 
 import pytest
 import trio
@@ -200,6 +201,18 @@ async def test_pages_are_edited_between_infers_unless_allowed(archives, is_allow
 
     assert mapped_meanwhile is is_allowed
     assert len(maps) == 3
+
+
+async def test_a_capture_keeps_its_pages_until_it_has_run(archives):
+    """A graph is run once to warm up, on pages of zeros that are the next model's, too."""
+    from tests.softcuda.host_graphs import HostGraphs
+
+    card = SoftCard()
+    slowly = functools.partial(HostGraphs, around=lambda: time.sleep(0.01))
+    async with opened(card, make_graphs=slowly) as device:
+        spec = await prepare(device, archives["tiny-mlp-a"])
+        await device.load(spec.model_id, [0])
+        assert await answer_alone(device, spec, sample(spec, 0))
 
 
 async def test_an_idle_card_is_kept_warm_only_if_asked(archives):

@@ -131,12 +131,12 @@ class DevCluster:
         return "\n".join(shown)
 
 
-def start_cluster(folder, *options):
+def start_cluster(folder, *options, command=CW, **changed):
     """Start a cluster and wait until it says that it is ready."""
     with (folder.parent / f"{folder.name}.stderr").open("wb") as errors:
         process = subprocess.Popen(
-            [*CW, "devcluster", "up", "--json", "--dir", str(folder), *map(str, options)],
-            env=environment(),
+            [*command, "devcluster", "up", "--json", "--dir", str(folder), *map(str, options)],
+            env=environment(**changed),
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
@@ -152,9 +152,9 @@ def start_cluster(folder, *options):
 
 
 @contextmanager
-def running(folder, *options):
+def running(folder, *options, **how):
     """Run a cluster for the length of a block."""
-    cluster = start_cluster(folder, *options)
+    cluster = start_cluster(folder, *options, **how)
     try:
         yield cluster
     finally:

@@ -1,14 +1,18 @@
 """Load on a devcluster, and what must be true of its answers whatever happens meanwhile."""
 
 import json
+import time
 from collections import Counter
 
 import numpy as np
 import trio
 
 from cw.client import connect
+from cw.errors import CwError
+from cw.messages import ModelState
 from cw.units import MS, SECOND
 from cw.workload.client import End, Planned, run_open_loop
+from tests.cluster.clusters import GENEROUS_S
 
 
 def plan(count, *, per_second, model="tiny-mlp"):
@@ -70,3 +74,21 @@ def served_by(cluster, name):
     with path.open() as file:
         records = [json.loads(line) for line in file if line.endswith("\n")]
     return sum(record["ran"] for record in records if record["kind"] == "INFER")
+
+
+async def serving(cluster, executors=2):
+    """Wait until all executors serve and the model is ready; return how long that took."""
+    start = time.monotonic()
+    with trio.fail_after(GENEROUS_S):
+        while True:
+            try:
+                async with connect(cluster.address) as client:
+                    while True:
+                        status = await client.status()
+                        states = [executor.state for executor in status.executors]
+                        ready = [model.state is ModelState.READY for model in status.models]
+                        if states == ["serving"] * executors and ready == [True]:
+                            return time.monotonic() - start
+                        await trio.sleep(0.02)
+            except CwError:
+                await trio.sleep(0.02)

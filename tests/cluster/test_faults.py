@@ -11,34 +11,15 @@ import pytest
 import trio
 
 from cw.client import connect
-from cw.errors import CwError, PeerDisconnected
-from cw.messages import ModelState
+from cw.errors import PeerDisconnected
 from cw.units import MS, SECOND
 from cw.workload.client import End, run_open_loop
 from tests.cluster.clusters import FEATURES, GENEROUS_S, environment, wait_until
-from tests.cluster.loads import check_answers, ends, kept_after, load_with, plan, served_by
+from tests.cluster.loads import check_answers, ends, kept_after, load_with, plan, served_by, serving
 
 pytestmark = pytest.mark.cluster
 
 RATE = 300
-
-
-async def serving(cluster, executors=2):
-    """Wait until all executors serve and the model is ready; return how long that took."""
-    start = time.monotonic()
-    with trio.fail_after(GENEROUS_S):
-        while True:
-            try:
-                async with connect(cluster.address) as client:
-                    while True:
-                        status = await client.status()
-                        states = [executor.state for executor in status.executors]
-                        ready = [model.state is ModelState.READY for model in status.models]
-                        if states == ["serving"] * executors and ready == [True]:
-                            return time.monotonic() - start
-                        await trio.sleep(0.02)
-            except CwError:
-                await trio.sleep(0.02)
 
 
 async def burst(cluster, count=400, slo="400ms"):

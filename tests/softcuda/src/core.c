@@ -62,10 +62,18 @@ void soft_hazard(const char *what, uint64_t address) {
                  (unsigned long long)address);
 }
 
-// The executor's process gets its faults by a file: its first launch after the file was made.
+// The executor's process gets its faults by a file, at the first launch after that was made.
 static void look_for_the_fault_file(const char *name) {
     const char *path = getenv("SOFTCUDA_FAULT_FILE");
-    if (path && !strcmp(name, "cuGraphLaunch") && unlink(path) == 0) soft_break(ILLEGAL_ADDRESS);
+    char word[8] = "";
+    if (!path || strcmp(name, "cuGraphLaunch")) return;
+    FILE *file = fopen(path, "r");
+    if (!file) return;
+    int is_read = fscanf(file, "%7s", word);
+    fclose(file);
+    if (is_read != 1 || unlink(path)) return;
+    if (!strcmp(word, "hang")) soft_is_stalled = 1;
+    if (!strcmp(word, "fault")) soft_break(ILLEGAL_ADDRESS);
 }
 
 static Status injected(const char *name) {
