@@ -249,6 +249,7 @@ def test_what_is_measured_is_what_is_judged(module, monkeypatch):
         monkeypatch.setattr(module, "_editing", lambda rig: None)
     if module is keep_warm:
         monkeypatch.setattr(module, "_IDLE_NS", (2 * MS, 20 * MS))
+        monkeypatch.setattr(module, "_small", lambda rig, beside: lambda: None)
     found = module.run(StubRig(StubTorch()))
 
     verdict = module.verdict(Figures(found))

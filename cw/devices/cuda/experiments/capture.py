@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from typing import Any, Final
+from typing import Final
 
 from cw.devices.cuda.experiments.captured import Captured
 from cw.devices.cuda.experiments.figures import (
@@ -22,6 +22,7 @@ from cw.devices.cuda.experiments.rig import Rig
 from cw.units import MS, MiB
 
 _LAUNCHES: Final = 200
+_EXECUTABLES: Final = 50
 _LAUNCH_US_MAX: Final = 50.0
 _ERROR_MAX: Final = 1e-2
 _ALLOWED: Final = frozenset({"KERNEL", "MEMSET", "MEMCPY", "EVENT_RECORD"})
@@ -44,6 +45,7 @@ def run(rig: Rig) -> list[Measurement]:
             answer(f"{name}: only nodes that replay without the host", kinds.keys() <= _ALLOWED),
             answer(f"{name}: right output", graph.error(graph.expected) < _ERROR_MAX),
             *_launches(rig, name, graph),
+            *_given_back(rig, name, graph),
         ]
     return found
 
@@ -57,6 +59,7 @@ def _launches(rig: Rig, name: str, graph: Captured) -> list[Measurement]:
         with torch.cuda.stream(stream):
             graph.graph.replay()
 
+    graph.graph.instantiate()  # torch's executable, beside the device's own
     ways = {"launch by the driver": graph.launch, "launch by torch": by_torch}
     found = []
     for way, launch in ways.items():
@@ -70,19 +73,40 @@ def _launches(rig: Rig, name: str, graph: Captured) -> list[Measurement]:
 
 def _after_upload(rig: Rig, name: str, graph: Captured) -> Measurement:
     """Compare the first launch of a fresh executable graph that was uploaded with later ones."""
-    driver = rig.driver
-    source = driver.CUgraph(int(graph.graph.raw_cuda_graph()))
-    executable: Any = rig.call(driver.cuGraphInstantiate, source, 0)
-    rig.call(driver.cuGraphUpload, executable, graph.stream)
+    executable = _instantiate(rig, graph)
     rig.wait()
-    samples_ns = []
-    for _ in range(20):
-        begin_ns = time.perf_counter_ns()
-        rig.call(driver.cuGraphLaunch, executable, graph.stream)
+
+    def launch() -> None:
+        rig.shipped.launch(executable, graph.stream)
         rig.wait()
-        samples_ns.append(time.perf_counter_ns() - begin_ns)
+
+    samples_ns = [elapsed_ns(launch) for _ in range(20)]
+    rig.shipped.drop_executable(executable)
     ratio = samples_ns[0] / quantile(samples_ns[1:], 0.5)
     return Measurement(name=f"{name}: first launch after an upload against others", value=ratio)
+
+
+def _given_back(rig: Rig, name: str, graph: Captured) -> list[Measurement]:
+    """Free many executables: a removed model's graphs must leave room for another's."""
+    before = rig.free_bytes()
+    executables = [_instantiate(rig, graph) for _ in range(_EXECUTABLES)]
+    rig.wait()
+    with_them = rig.free_bytes()
+    for executable in executables:
+        rig.shipped.drop_executable(executable)
+    rig.wait()
+    taken, given_back = before - with_them, rig.free_bytes() - with_them
+    of_all = f"of {_EXECUTABLES} executables"
+    return [
+        Measurement(name=f"{name}: memory {of_all}", value=taken / MiB, unit="MiB"),
+        Measurement(name=f"{name}: given back {of_all}", value=given_back / MiB, unit="MiB"),
+    ]
+
+
+def _instantiate(rig: Rig, graph: Captured) -> int:
+    executable = rig.shipped.instantiate(int(graph.graph.raw_cuda_graph()))
+    rig.shipped.upload(executable, graph.stream)
+    return executable
 
 
 def verdict(figures: Figures) -> Verdict:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -10,6 +10,9 @@ from cw.devices.cuda.experiments.figures import Measurement, spread
 from cw.devices.cuda.experiments.rig import PageRange, Rig
 from cw.devices.cuda.experiments.tensors import bytes_at
 from cw.units import PAGE_BYTES, SECOND, div_ceil
+
+if TYPE_CHECKING:
+    from cw.devices.cuda.capture import Capture
 
 _ALIGNMENT_BYTES: Final = 256
 _WARM_RUNS: Final = 3
@@ -106,32 +109,21 @@ class Captured:
         bind(torch, self.net, bytes_at(torch, self.range.address, self.range.size_bytes))
         rig.wait()
         self.stream: Final = rig.stream(urgent=True) if stream is None else stream
-        self._first: Final = rig.event()
-        self._last: Final = rig.event()
         self.output: Final = torch.empty_like(self.expected)
-        self.graph: Final = self._capture(pool)
-        self.executable: Final = int(self.graph.raw_cuda_graph_exec())
-        rig.shipped.upload(self.executable, self.stream)
+        self._captured: Final = self._capture(pool)
+        self.graph: Final = self._captured.graph
+        self.executable: Final = self._captured.executable
         rig.wait()
 
-    def _capture(self, pool: Any) -> Any:
-        rig, torch = self._rig, self._rig.torch
-        stream = torch.cuda.ExternalStream(int(self.stream))
-        graph = torch.cuda.CUDAGraph(keep_graph=True)
-        with torch.no_grad():
-            # On the same stream: else cuBLAS's workspace would land in the graph's own memory.
-            with torch.cuda.stream(stream):
-                for _ in range(_WARM_RUNS):
-                    self.output.copy_(self.net(self.inputs))
-            rig.wait()
-            with torch.cuda.graph(
-                graph, pool=pool, stream=stream, capture_error_mode="thread_local"
-            ):
-                rig.record_inside(self._first, self.stream)
-                self.output.copy_(self.net(self.inputs))
-                rig.record_inside(self._last, self.stream)
-        graph.instantiate()
-        return graph
+    def _capture(self, pool: Any) -> "Capture":
+        """Capture in the device's own way."""
+        from cw.devices.cuda.capture import capture, warm_up  # need torch, which the list does not
+
+        def work() -> None:
+            self.output.copy_(self.net(self.inputs))
+
+        warm_up(self._rig.shipped, work, stream=self.stream, runs=_WARM_RUNS)
+        return capture(self._rig.shipped, work, stream=self.stream, pool=pool)
 
     def launch(self) -> None:
         """Send the graph to its stream."""
@@ -146,7 +138,7 @@ class Captured:
         rig.call(rig.driver.cuStreamSynchronize, self.stream)
         end_ns = time.perf_counter_ns()
         return Timing(
-            device_ns=rig.between_ns(self._first, self._last),
+            device_ns=rig.between_ns(self._captured.first, self._captured.last),
             launch_ns=launched_ns - begin_ns,
             wall_ns=end_ns - begin_ns,
         )

@@ -148,7 +148,7 @@ def verdict(figures: Figures) -> Verdict:
         )
     if semaphore_us <= _DELAY_US_MAX:
         return fall_back(f"wait by a semaphore: {semaphore_us:.0f} us against {thread_us:.0f}")
-    return advise(f"spin on the event ({spin_us:.0f} us): sleeping threads wake {thread_us:.0f} us")
+    return advise(f'spin ({spin_us:.0f} us; sleeping threads {thread_us:.0f}): wait_by = "spin"')
 
 
 EXPERIMENT: Final = Experiment(
