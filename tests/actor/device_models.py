@@ -27,6 +27,7 @@ KINDS = (
     "emulated",
     "emulated-shared",
     "soft-cuda",
+    "soft-torch-cuda",
     pytest.param("cuda", marks=pytest.mark.gpu),
 )
 
@@ -83,11 +84,29 @@ def pack_archives(root):
 
 @contextlib.asynccontextmanager
 async def open_device(kind):
+    with standing_in_for_torch() if kind == "soft-torch-cuda" else contextlib.nullcontext():
+        async with _open_device(kind) as device:
+            yield device
+
+
+def standing_in_for_torch():
+    """Let `TorchGraphs` capture on the CPU."""
+    SoftCard()  # before `cuda.bindings`, which looks for a driver then
+    from tests.softcuda.torch_cuda import standing_in
+
+    return standing_in()
+
+
+@contextlib.asynccontextmanager
+async def _open_device(kind):
     if kind == "cpu":
         device = await CpuDevice.open(pages_total=PAGES_TOTAL)
     elif kind == "soft-cuda":
         card = SoftCard()
         device = await open_soft_device(card)
+    elif kind == "soft-torch-cuda":
+        card = SoftCard()
+        device = await open_cuda_device(soft_settings())
     elif kind == "cuda":
         memory_bytes = PAGES_TOTAL * PAGE_BYTES
         settings = ExecutorSettings(device="cuda", gpu_memory_bytes=memory_bytes)
@@ -103,7 +122,7 @@ async def open_device(kind):
         yield device
     finally:
         await device.aclose()
-    if kind == "soft-cuda":
+    if kind.startswith("soft-"):
         assert card.hazards == []
 
 

@@ -6,6 +6,7 @@ others captured on the same stream still use (pytorch issue 193402).
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Final
 
 import attrs
@@ -61,8 +62,11 @@ def capture(
     """
     own_stream = _stream(stream)
     graph = torch.cuda.CUDAGraph(keep_graph=True)
-    first, last = driver.event(timing=True), driver.event(timing=True)
-    try:
+    with ExitStack() as undo:
+        first = driver.event(timing=True)
+        undo.callback(driver.drop_event, first)
+        last = driver.event(timing=True)
+        undo.callback(driver.drop_event, last)
         with (
             torch.no_grad(),
             # Since torch's capture leaves its stream the thread's current one when it fails.
@@ -76,11 +80,9 @@ def capture(
             work()
             driver.record_inside(last, stream)
         executable = driver.instantiate(int(graph.raw_cuda_graph()))
-    except BaseException:
-        driver.drop_event(first)
-        driver.drop_event(last)
-        raise
-    driver.upload(executable, stream)
+        undo.callback(driver.drop_executable, executable)
+        driver.upload(executable, stream)
+        undo.pop_all()
     return Capture(graph=graph, executable=executable, first=first, last=last)
 
 

@@ -83,6 +83,7 @@ class TorchGraphs:
             min(1.0, settings.graph_memory_bytes / total_bytes), settings.ordinal
         )
         torch.backends.cudnn.benchmark = settings.cudnn_benchmark
+        self._device: Final = torch.device("cuda", settings.ordinal)
         self._pool: Final[Any] = torch.cuda.graph_pool_handle()
         self._shells: Final[list[object]] = []
 
@@ -91,7 +92,7 @@ class TorchGraphs:
         try:
             exported = torch.export.load(io.BytesIO(checked.data))
             module = exported.graph_module
-            move_program(module, torch.device("cuda", self._settings.ordinal))
+            move_program(module, self._device)
         # The loader is foreign and documents no errors; none of them is the device's.
         except Exception as exc:
             raise ArchiveInvalid(
@@ -116,10 +117,7 @@ class TorchGraphs:
         largest = model.batch_sizes[-1]
         if largest not in program.tensors:
             with _told_as_ours(model):
-                program.tensors[largest] = (
-                    [probe.to("cuda") for probe in random_batch(model.inputs, largest)],
-                    [_empty(spec, largest) for spec in model.outputs],
-                )
+                program.tensors[largest] = self._buffers(model, largest)
         inputs, outputs = program.tensors[largest]
         graphs: dict[int, CapturedGraph] = {}
         try:
@@ -162,10 +160,22 @@ class TorchGraphs:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
 
+    def _buffers(
+        self, model: ModelSpec, batch_size: int
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Make inputs, of random numbers for the warm-up, and outputs."""
+        inputs, outputs = (
+            [_empty(spec, batch_size, self._device) for spec in specs]
+            for specs in (model.inputs, model.outputs)
+        )
+        for target, probe in zip(inputs, random_batch(model.inputs, batch_size), strict=True):
+            target.copy_(probe)
+        return inputs, outputs
+
     def _weights(
         self, signature: ProgramSignature, layout: ImageLayout, address: int
     ) -> tuple[torch.Tensor, ...]:
-        image = _bytes_at(address, layout.image_bytes)
+        image = _bytes_at(address, layout.image_bytes, self._device)
         weights = []
         for argument in signature.weights:
             place = layout.tensors[argument.name]
@@ -214,7 +224,7 @@ class TorchGraphs:
     def _sources(self, work: "_Work") -> tuple[torch.Tensor, ...]:
         """Let torch look at the inputs in pinned host memory, where the card sees it."""
         return tuple(
-            _words(_bytes_at(self._driver.device_address(address), tensor.nbytes))
+            _words(_bytes_at(self._driver.device_address(address), tensor.nbytes, self._device))
             for address, tensor in zip(work.sources, work.inputs, strict=True)
         )
 
@@ -296,15 +306,15 @@ def move_program(module: torch.fx.GraphModule, device: torch.device) -> None:
         inner.recompile()
 
 
-def _empty(spec: TensorSpec, batch_size: int) -> torch.Tensor:
+def _empty(spec: TensorSpec, batch_size: int, device: torch.device) -> torch.Tensor:
     dtype = TORCH_DTYPES[spec.datatype.value]
-    return torch.empty((batch_size, *spec.shape), dtype=dtype, device="cuda")
+    return torch.empty((batch_size, *spec.shape), dtype=dtype, device=device)
 
 
-def _bytes_at(address: int, size_bytes: int) -> torch.Tensor:
+def _bytes_at(address: int, size_bytes: int, device: torch.device) -> torch.Tensor:
     """Return uint8[size_bytes] over memory that the card sees, which torch does not own."""
     # Without the device torch would copy to the CPU (pytorch issue 54139).
-    return torch.as_tensor(_Memory(address, size_bytes), device="cuda")
+    return torch.as_tensor(_Memory(address, size_bytes), device=device)
 
 
 def _words(tensor: torch.Tensor) -> torch.Tensor:

@@ -216,9 +216,9 @@ static int is_used(uint64_t address, uint64_t bytes, int only_running) {
 
 // The real driver waits for nothing; what still uses the range faults. Here as well, but the memory
 // stays until what runs has ended, so that the fault is the card's and not the process's.
-static void fault_if_used(uint64_t address, uint64_t bytes) {
+static void fault_if_used(uint64_t address, uint64_t bytes, const char *what) {
     if (!is_used(address, bytes, 0)) return;
-    soft_hazard("a page was unmapped under work that was sent before", address);
+    soft_hazard(what, address);
     soft_break(ILLEGAL_ADDRESS);
     while (is_used(address, bytes, 1)) pthread_cond_wait(&soft_changed, &soft_lock);
 }
@@ -227,7 +227,7 @@ EXPORT Status cuMemUnmap(uint64_t address, size_t bytes) {
     ENTER(IN_CONTEXT, address, bytes, 0, 0);
     if (!mapping_meeting(address, bytes)) LEAVE(NOT_MAPPED);
     if (!is_tiled(address, bytes)) LEAVE(INVALID_VALUE);
-    fault_if_used(address, bytes);
+    fault_if_used(address, bytes, "a page was unmapped under work that was sent before");
     bar(address, bytes);
     for (Mapping **place = &mappings; *place;) {
         Mapping *mapping = *place;
@@ -262,10 +262,10 @@ static Status allocate(uint64_t *address, size_t bytes, int kind) {
 static Status give_back(uint64_t address, int kind) {
     uint64_t bytes;
     if (!drop_block(address, kind, &bytes)) return INVALID_VALUE;
-    if (is_used(address, bytes, 0)) soft_hazard("memory was freed in use", address);
+    fault_if_used(address, bytes, "memory was freed under work that was sent before");
     if (kind == PLAIN) used_bytes -= bytes;
     munmap(at(address), bytes);
-    return SUCCESS;
+    return soft_sticky;
 }
 
 EXPORT Status cuMemAlloc(uint64_t *address, size_t bytes) {
