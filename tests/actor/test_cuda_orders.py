@@ -240,21 +240,27 @@ def test_no_order_of_actions_is_a_hazard(
             edit_pages_while_running=may_edit,
             load_chunks_outstanding=outstanding,
         )
-        for name in NAMES:
-            await prepare(device, archives[name])
-        card.set_copy_time(delay_ns=COPY_DELAY_NS)
-        with trio.fail_after(60):
-            async with trio.open_nursery() as nursery:
-                lanes = Lanes(device, archives, answers, nursery)
-                for model in lanes._models.values():
-                    model.is_prepared = True
-                for step in steps:
-                    await lanes.perform(step)
-                await lanes.settle()
-                resident = sum(len(model.pages) for model in lanes._models.values())
-                assert card.counts()["mapped"] >= resident
-        assert card.counts()["pages"] == PAGES_TOTAL + 1
-        await device.aclose()
+        try:
+            for name in NAMES:
+                await prepare(device, archives[name])
+            card.set_copy_time(delay_ns=COPY_DELAY_NS)
+            with trio.fail_after(60):
+                await perform_all(device)
+            assert card.counts()["pages"] == PAGES_TOTAL + 1
+        finally:
+            with trio.CancelScope(shield=True):
+                await device.aclose()
+
+    async def perform_all(device):
+        async with trio.open_nursery() as nursery:
+            lanes = Lanes(device, archives, answers, nursery)
+            for model in lanes._models.values():
+                model.is_prepared = True
+            for step in steps:
+                await lanes.perform(step)
+            await lanes.settle()
+            resident = sum(len(model.pages) for model in lanes._models.values())
+            assert card.counts()["mapped"] >= resident
 
     trio.run(run)
     assert card.hazards == []

@@ -8,7 +8,7 @@ them is wrong, not slow.
 import pytest
 import trio
 
-from cw.units import MS, SECOND
+from cw.units import MS, PAGE_BYTES, SECOND
 from tests.actor.device_models import answer_alone, pack_archives, prepare, sample
 from tests.gpu.cuda_models import copies_of, cuda_device
 
@@ -64,6 +64,7 @@ async def test_loads_beside_infers_change_no_output(device, archives):
             await device.load(comes.model_id, [1, 2, 3])
             await device.unload(comes.model_id)
             loads += 1
+            await trio.lowlevel.checkpoint()  # a device's calls are none: they can't be cancelled
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(swap)
@@ -97,6 +98,27 @@ async def test_a_larger_batch_takes_no_less(device, archives):
         middle_ns[batch_size] = sorted(report.device_ns for report in reports[1:])[50]
 
     assert middle_ns[16] >= 0.8 * middle_ns[1]
+
+
+async def test_a_removed_models_graphs_take_nothing_from_others(device, archives):
+    """All graphs share one pool and one stream's workspaces; only the removed model's may go."""
+    stays = await prepare(device, archives["tiny-cnn-a"])
+    await device.load(stays.model_id, [0])
+    inputs = sample(stays, 5)
+    expected = await answer_alone(device, stays, inputs)
+    free_bytes = []
+    for turn in range(12):
+        for name in ("tiny-cnn-b", "wide"):
+            spec = await prepare(device, archives[name])
+            await device.load(spec.model_id, list(range(1, 1 + spec.pages)))
+            await device.infer(spec.model_id, spec.batch_sizes[-1], [])
+            await device.unload(spec.model_id)
+            await device.forget(spec.model_id)
+            assert await answer_alone(device, stays, inputs) == expected, (turn, name)
+        free_bytes.append(device._parts.driver.free_bytes())
+
+    # The first turns fill the pool; from then on what goes makes room for what comes.
+    assert free_bytes[-1] >= free_bytes[3] - PAGE_BYTES
 
 
 @pytest.mark.slow
