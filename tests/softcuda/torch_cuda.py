@@ -112,8 +112,15 @@ class Graph:
     def raw_cuda_graph(self):
         return int(self._handle)
 
+    def instantiate(self):
+        self._executable = check(cuda.cuGraphInstantiate(self._handle, 0))
+
+    def replay(self):
+        check(cuda.cuGraphLaunch(self._executable, self._stream))
+
     @contextlib.contextmanager
     def captured(self, stream, regions):
+        self._stream = stream
         mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         check(cuda.cuStreamBeginCapture(stream, mode))
         try:

@@ -318,6 +318,8 @@ int soft_is_pinned(uint64_t address, uint64_t bytes) {
     return block_around(address, bytes, PINNED) || block_around(address, bytes, HOST);
 }
 
+int soft_is_reserved(uint64_t address) { return block_around(address, 1, RESERVED) != NULL; }
+
 static int add(Touch **touches, int count, void *owner, int writes) {
     *touches = realloc(*touches, (count + 1) * sizeof **touches);
     (*touches)[count] = (Touch){owner, writes};

@@ -162,6 +162,21 @@ EXPORT Status cuMemcpyDtoHAsync(void *target, uint64_t source, size_t bytes, uin
     LEAVE(send_copy((uint64_t)(uintptr_t)target, source, bytes, stream, FROM_CARD));
 }
 
+// The one copy that waits for its end. What torch's stand-in has for the card's is the host's memory,
+// of which the driver knows nothing: only reserved addresses are checked.
+EXPORT Status cuMemcpyDtoH(void *target, uint64_t source, size_t bytes) {
+    ENTER(NOT_IN_CAPTURE, target, source, bytes, 0);
+    Touch *touches = NULL;
+    int count = soft_resolve(&(Range){source, bytes, 0}, &touches, 0);
+    free(touches);
+    if (count < 0 && soft_is_reserved(source)) {
+        soft_break(ILLEGAL_ADDRESS);
+        LEAVE(ILLEGAL_ADDRESS);
+    }
+    memcpy(target, (void *)(uintptr_t)source, bytes);
+    LEAVE(SUCCESS);
+}
+
 EXPORT Status cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, uint64_t handle) {
     ENTER(IN_CONTEXT, address, value, bytes, handle);
     Stream *stream = soft_stream(handle);

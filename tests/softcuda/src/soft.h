@@ -139,6 +139,7 @@ void soft_sleep_ns(uint64_t duration_ns);
 // Find the memory behind a range; NULL-safe count by return value, -1 where the card can't access it.
 int soft_resolve(const Range *range, Touch **touches, int count);
 int soft_is_pinned(uint64_t address, uint64_t bytes);
+int soft_is_reserved(uint64_t address);
 void soft_reset_memory(void);
 
 // streams.c
