@@ -8,7 +8,7 @@ import trio
 
 from cw.errors import DeviceFault, HostMemoryFull
 from cw.messages import Window
-from cw.units import MS, PAGE_BYTES, SECOND
+from cw.units import PAGE_BYTES, SECOND
 from tests.actor.device_models import (
     answer_alone,
     open_soft_device,
@@ -21,7 +21,8 @@ from tests.softcuda.card import ILLEGAL_ADDRESS, SoftCard
 
 OUT_OF_MEMORY = 2
 UNKNOWN = 999
-HANG_LIMIT_NS = 80 * MS
+HANG_LIMIT_NS = SECOND // 2
+"""Far above what anything takes here, on a busy machine as well."""
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +174,9 @@ async def test_a_staged_call_learns_of_the_fault_too(archives):
 async def test_slow_work_is_not_taken_for_a_hang(archives):
     """Many waits within the bound may last longer together."""
     card = SoftCard()
-    async with opened(card, hang_limit_ns=SECOND // 4, load_chunk_bytes=PAGE_BYTES) as device:
+    async with opened(card, hang_limit_ns=HANG_LIMIT_NS) as device:
         spec = await prepare(device, archives["wide"])
-        card.set_copy_time(delay_ns=100 * MS)
+        card.set_copy_time(delay_ns=HANG_LIMIT_NS // 6)
         report = await device.load(spec.model_id, [0, 1, 2])
 
-    assert report.device_ns >= 300 * MS
+    assert report.device_ns > HANG_LIMIT_NS

@@ -46,8 +46,9 @@ async def opened():
 
 
 @pytest.mark.parametrize("name", TESTS)
-async def test_a_test_for_a_gpu_ends_and_passes_in_software(archives, name):
+async def test_a_test_for_a_gpu_ends_and_passes_in_software(archives, name, monkeypatch):
     """Those that can't pass here would not on a card either."""
+    monkeypatch.setattr(gpu, "BYTES_PER_SECOND_MIN", 1e7)  # a busy machine is no bus
     with trio.fail_after(50):
         async with opened() as device:
             await TESTS[name](device, archives)

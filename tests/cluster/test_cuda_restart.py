@@ -23,7 +23,7 @@ host_memory = "64MiB"
 gpu_memory = "64MiB"
 
 [executor.cuda]
-hang_limit = "300ms"
+hang_limit = "1s"
 """
 
 

@@ -56,7 +56,7 @@ def test_copy_rates_are_those_of_the_card(card, monkeypatch):
     found = Figures(h2d.run(Rig(with_torch=False)))
 
     for name in ("plain memory, one copy", "pages, chunks of 16 MiB"):
-        assert 0.1 < found[name] <= 2.0
+        assert 0.01 < found[name] <= 2.0
 
 
 def test_waits_of_small_copies_are_measured_and_judged(card, monkeypatch):
@@ -72,9 +72,10 @@ def test_waits_of_small_copies_are_measured_and_judged(card, monkeypatch):
 def test_an_input_waits_for_the_load_before_it_and_an_output_does_not(card, monkeypatch):
     """The engines serve each direction in order: that is what the experiment is to find out."""
     monkeypatch.setattr(small_copy, "_REPEATS", 3)
-    card.set_copy_time(8e9)
+    monkeypatch.setattr(small_copy, "_WARM_REPEATS", 1)
+    card.set_copy_time(1e9)
     found = {figure.name: figure.value for figure in small_copy.run_copies(Rig(with_torch=False))}
-    load_us = 2 * 16 * MiB / 8e9 * 1e6
+    load_us = 2 * 16 * MiB / 1e9 * 1e6
 
     assert found["input behind 2 x 16 MiB"] > load_us > found["output behind 2 x 16 MiB"]
 
