@@ -63,7 +63,8 @@ async def test_an_executor_whose_card_breaks_is_started_again(soft_cuda, fault):
     await serving(soft_cuda, executors=1)
     with trio.fail_after(GENEROUS_S):
         again = (await ask(soft_cuda)).unwrap()["scores"]
-    np.testing.assert_array_equal(again, expected)
+    # Batches of other sizes, or inputs at other addresses, are rounded otherwise.
+    np.testing.assert_allclose(again, expected, rtol=1e-4)
     others = {name: pid for name, pid in soft_cuda.pids.items() if name != "executor-0"}
     assert others == {name: pid for name, pid in before.items() if name != "executor-0"}
     word = {"fault": "ILLEGAL_ADDRESS", "hang": "hang_limit"}[fault]
