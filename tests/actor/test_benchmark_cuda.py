@@ -3,6 +3,8 @@
 from cw.benchmarks import cuda, models
 from cw.config import ExecutorSettings
 from cw.units import PAGE_BYTES
+from tests.actor.device_models import soft_settings, standing_in_for_torch
+from tests.softcuda.card import SoftCard
 
 
 def test_it_measures_whatever_device_it_is_given(monkeypatch):
@@ -28,3 +30,22 @@ def test_it_measures_whatever_device_it_is_given(monkeypatch):
     assert int(beside.split()[2]) > 0
     assert 0 < found["registered models"].value < 100
     assert not found["registered models"].reached
+
+
+def test_it_measures_a_cuda_device_from_end_to_end(monkeypatch):
+    """Over a card in software, with torch's captures as shipped: its figures mean nothing there.
+
+    The plain copy that LOADs are compared with is the driver's, in the same process.
+    """
+    monkeypatch.setattr(cuda.models, "resnet", lambda folder: models.perceptron(folder / "first"))
+    with standing_in_for_torch():
+        card = SoftCard()
+        report = cuda.run(infers=20, registered=12, settings=soft_settings())
+    found = {figure.name: figure for figure in report.figures}
+
+    assert found["registered models"].value == 12
+    assert found["plain pinned copy"].value > 0
+    assert found["LOAD by a plain copy's rate"].value > 0
+    assert "Software-card" in report.title
+    assert card.hazards == []
+    assert card.counts()["executables"] == 0
