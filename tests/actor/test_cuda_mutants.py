@@ -18,6 +18,7 @@ COPIED = ("cw", "tests", "schemas", "pyproject.toml")
 ORDERS = "tests/actor/test_cuda_orders.py"
 DEVICE = "tests/actor/test_cuda_device.py"
 FAULTS = "tests/actor/test_cuda_faults.py"
+TORCH = "tests/actor/test_torch_graphs.py"
 PAGES = "tests/unit/test_cuda_pages.py"
 
 
@@ -142,6 +143,27 @@ MUTANTS = (
         "            undo.callback(page_range.release)\n",
         "",
         f"{FAULTS}::test_no_room_for_a_model_is_no_fault_and_leaves_nothing",
+    ),
+    Mutant(
+        "a forgotten program stays",
+        "device.py",
+        "settle_garbage(anew=self._has_dropped_programs)",
+        "settle_garbage()",
+        f"{TORCH}::test_a_program_goes_with_its_last_model",
+    ),
+    Mutant(
+        "torch's graph keeps its nodes",
+        "torch_graphs.py",
+        "        self._driver.empty(int(captured.graph.raw_cuda_graph()))\n",
+        "",
+        f"{TORCH}::test_a_forgotten_models_graphs_and_their_nodes_are_freed",
+    ),
+    Mutant(
+        "a program's code stays the host's",
+        "torch_graphs.py",
+        "        inner.recompile()\n",
+        "",
+        f"{TORCH}::test_what_a_program_makes_by_itself_is_made_on_the_card",
     ),
     Mutant(
         "a card that hangs is waited for",

@@ -5,6 +5,7 @@ place of kernels (`tests/softcuda/torch_cuda.py`); what CUDA does is asked by `t
 """
 
 import contextlib
+import weakref
 
 import numpy as np
 import pytest
@@ -151,6 +152,20 @@ async def test_a_forgotten_models_graphs_and_their_nodes_are_freed(archives):
         await device.load(again.model_id, [0])
         assert await answer_alone(device, again, sample(again, 0))
     assert card.counts()["executables"] == card.counts()["events"] == 0
+
+
+async def test_a_program_goes_with_its_last_model(archives):
+    """Its graph is a cycle of Python objects, megabytes of them, and the collector is kept away."""
+    async with opened() as (device, _, _):
+        specs = [await prepare(device, archives[f"tiny-cnn-{half}"]) for half in "ab"]
+        program = weakref.ref(device._programs[specs[0].program_sha256].loaded.module)
+        await device.forget(specs[0].model_id)
+        await prepare(device, archives["tiny-mlp-a"])
+        assert program() is not None
+        await device.forget(specs[1].model_id)
+        await prepare(device, archives["tiny-mlp-b"])
+
+        assert program() is None
 
 
 async def test_what_a_stream_refuses_in_a_capture_is_refused_and_leaves_nothing(

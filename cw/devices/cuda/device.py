@@ -88,6 +88,7 @@ class CudaDevice:
         self._claims: Final = PageClaims(description.pages_total)
         self._models: Final[dict[ModelId, _Prepared]] = {}
         self._programs: Final[dict[str, _Program]] = {}
+        self._has_dropped_programs = False
         self._stagings: Final[dict[tuple[str, int], Staging]] = {}
         self._turns: Final = Turns()
         self._edits_wait: Final = not settings.edit_pages_while_running
@@ -270,7 +271,8 @@ class CudaDevice:
         self._programs[model.program_sha256], self._stagings[key] = program, staging
         program.models += 1
         staging.models += 1
-        settle_garbage()
+        settle_garbage(anew=self._has_dropped_programs)
+        self._has_dropped_programs = False
         return _Prepared(model, program, staging, page_range, address, graphs)
 
     def _capture(
@@ -301,6 +303,8 @@ class CudaDevice:
         model.program.models -= 1
         if model.program.models == 0:
             del self._programs[model.spec.program_sha256]
+            # Collected by the next PREPARE: it takes long, and INFERs may go on now.
+            self._has_dropped_programs = True
         model.staging.models -= 1
         if model.staging.models == 0:
             model.staging.close()
