@@ -19,15 +19,15 @@ from cw.models.archive import verify_archive
 from cw.models.examples.tiny import CNN, MLP
 from cw.models.pack import pack, pack_weights
 from cw.units import PAGE_BYTES
-from tests.softcuda.card import SoftCard
+from tests.softcuda.card import SoftCard, needs_card
 
 PAGES_TOTAL = 4
 KINDS = (
     "cpu",
     "emulated",
     "emulated-shared",
-    "soft-cuda",
-    "soft-torch-cuda",
+    pytest.param("soft-cuda", marks=needs_card),
+    pytest.param("soft-torch-cuda", marks=needs_card),
     pytest.param("cuda", marks=pytest.mark.gpu),
 )
 

@@ -4,7 +4,7 @@ from cw.benchmarks import cuda, models
 from cw.config import ExecutorSettings
 from cw.units import PAGE_BYTES
 from tests.actor.device_models import soft_settings, standing_in_for_torch
-from tests.softcuda.card import SoftCard
+from tests.softcuda.card import SoftCard, needs_card
 
 
 def test_it_measures_whatever_device_it_is_given(monkeypatch):
@@ -32,6 +32,7 @@ def test_it_measures_whatever_device_it_is_given(monkeypatch):
     assert not found["registered models"].reached
 
 
+@needs_card
 def test_it_measures_a_cuda_device_from_end_to_end(monkeypatch):
     """Over a card in software, with torch's captures as shipped: its figures mean nothing there.
 

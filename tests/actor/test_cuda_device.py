@@ -25,7 +25,9 @@ from tests.actor.device_models import (
     sample,
     soft_settings,
 )
-from tests.softcuda.card import SoftCard
+from tests.softcuda.card import SoftCard, needs_card
+
+pytestmark = needs_card
 
 
 @pytest.fixture(scope="module")

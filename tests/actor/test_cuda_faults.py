@@ -17,7 +17,9 @@ from tests.actor.device_models import (
     sample,
 )
 from tests.gpu.cuda_models import copies_of
-from tests.softcuda.card import ILLEGAL_ADDRESS, SoftCard
+from tests.softcuda.card import ILLEGAL_ADDRESS, SoftCard, needs_card
+
+pytestmark = needs_card
 
 OUT_OF_MEMORY = 2
 UNKNOWN = 999

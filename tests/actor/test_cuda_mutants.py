@@ -12,6 +12,10 @@ from pathlib import Path
 import attrs
 import pytest
 
+from tests.softcuda.card import needs_card
+
+pytestmark = needs_card
+
 ROOT = Path(__file__).parents[2]
 COPIED = ("cw", "tests", "schemas", "pyproject.toml")
 

@@ -25,8 +25,10 @@ from tests.actor.device_models import (
     sample,
     spec_of,
 )
-from tests.softcuda.card import SoftCard
+from tests.softcuda.card import SoftCard, needs_card
 from tests.softcuda.host_graphs import HostGraphs
+
+pytestmark = needs_card
 
 NAMES = ("tiny-mlp-a", "tiny-mlp-b", "wide")
 SEEDS = 3

@@ -15,7 +15,9 @@ from cw.devices.cuda.opening import open_cuda_device
 from cw.units import PAGE_BYTES
 from tests.actor.device_models import pack_archives, soft_settings, standing_in_for_torch
 from tests.gpu import test_cuda_device as gpu
-from tests.softcuda.card import SoftCard
+from tests.softcuda.card import SoftCard, needs_card
+
+pytestmark = needs_card
 
 COPY_BYTES_PER_SECOND = 20e9
 """Of a slow bus: durations of LOADs are judged by it."""

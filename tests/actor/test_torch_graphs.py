@@ -27,7 +27,9 @@ from tests.actor.device_models import (
     soft_settings,
     standing_in_for_torch,
 )
-from tests.softcuda.card import SoftCard
+from tests.softcuda.card import SoftCard, needs_card
+
+pytestmark = needs_card
 
 ROW = (TensorSpec(name="row", datatype=Datatype.FP32, shape=(4,)),)
 

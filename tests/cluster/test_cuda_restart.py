@@ -13,9 +13,9 @@ import trio
 from cw.client import connect
 from tests.cluster.clusters import FEATURES, GENEROUS_S, running, wait_until
 from tests.cluster.loads import serving
-from tests.softcuda.card import environment_with_card
+from tests.softcuda.card import environment_with_card, needs_card
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, needs_card]
 
 SETTINGS = """
 [executor]

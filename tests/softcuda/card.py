@@ -30,29 +30,44 @@ KINDS = (
 )
 
 
+def _compiler():
+    return shutil.which("gcc") or shutil.which("cc")
+
+
+def _loaded_already():
+    """Return the CUDA driver that the loader finds: a real one, or by `environment_with_card`."""
+    try:
+        return ctypes.CDLL(LIBRARY)
+    except OSError:
+        return None
+
+
+def why_no_card():
+    """Say why the software driver can't be had here, or return the empty string."""
+    if (library := _loaded_already()) is not None:
+        return "" if hasattr(library, "soft_reset") else "a real CUDA driver is in its place"
+    return "" if _compiler() else "no C compiler (gcc or cc) to build the software driver with"
+
+
+needs_card = pytest.mark.skipif(bool(why_no_card()), reason=why_no_card())
+"""Marks tests that use a `SoftCard`."""
+
+
 @functools.cache
 def library_path():
-    """Build the driver, once per process; skip the test where there is no compiler."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler (gcc or cc) to build the software driver with")
+    """Build the driver, once per process."""
     folder = Path(tempfile.mkdtemp(prefix="cw-softcuda-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = folder / LIBRARY
     shared = ("-shared", "-fPIC", f"-Wl,-soname,{LIBRARY}", "-o", path)
-    subprocess.run([compiler, *FLAGS, *shared, *sorted(SOURCES.glob("*.c")), "-ldl"], check=True)
+    subprocess.run([_compiler(), *FLAGS, *shared, *sorted(SOURCES.glob("*.c")), "-ldl"], check=True)
     return path
 
 
 @functools.cache
 def loaded_library():
     """Load it in front of `cuda.bindings`, which takes the library of that name that it finds."""
-    try:
-        library = ctypes.CDLL(LIBRARY)  # there already: a real one, or by `environment_with_card`
-    except OSError:
-        library = ctypes.CDLL(str(library_path()), mode=ctypes.RTLD_GLOBAL)
-    if not hasattr(library, "soft_reset"):
-        pytest.skip("this machine has a real CUDA driver: the software one can't take its place")
+    library = _loaded_already() or ctypes.CDLL(str(library_path()), mode=ctypes.RTLD_GLOBAL)
     library.soft_count.restype = ctypes.c_int64
     library.soft_log_line.restype = library.soft_hazard_text.restype = ctypes.c_char_p
     library.soft_log_line.argtypes = (ctypes.c_int, ctypes.POINTER(ctypes.c_uint64))

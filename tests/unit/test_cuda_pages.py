@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from cw.devices.cuda.driver import CudaDriver
 from cw.devices.cuda.pages import PagePool, PageRange
 from cw.units import MS, PAGE_BYTES
-from tests.softcuda.card import SoftCard
+from tests.softcuda.card import SoftCard, needs_card
 from tests.softcuda.kernels import Kernel, launch_kernel
+
+pytestmark = needs_card
 
 PAGES = 4
 SIZES = (1, 2, 3)

@@ -15,7 +15,9 @@ from cw.devices.cuda.experiments.figures import Figures, Outcome
 from cw.devices.cuda.experiments.rig import DriverRefused, Rig
 from cw.errors import DeviceFault
 from cw.units import MiB
-from tests.softcuda.card import SoftCard, environment_with_card
+from tests.softcuda.card import SoftCard, environment_with_card, needs_card
+
+pytestmark = needs_card
 
 
 @pytest.fixture

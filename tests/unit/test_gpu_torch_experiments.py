@@ -29,8 +29,10 @@ from cw.devices.cuda.experiments import (
 from cw.devices.cuda.experiments.figures import Figures, Outcome
 from cw.devices.cuda.experiments.rig import Rig
 from cw.units import MS, MiB
-from tests.softcuda.card import SoftCard
+from tests.softcuda.card import SoftCard, needs_card
 from tests.softcuda.kernels import Kernel, launch_kernel
+
+pytestmark = needs_card
 
 FEW = {
     jitter: {"_RUNS": 40, "_WARM_RUNS": 2, "_LOAD_PAGES": 2},
