@@ -6,9 +6,9 @@ import threading
 import pytest
 import trio
 
-from cw.errors import DeviceFault, HostMemoryFull
+from cw.errors import ConfigError, DeviceFault, HostMemoryFull
 from cw.messages import Window
-from cw.units import PAGE_BYTES, SECOND
+from cw.units import MS, PAGE_BYTES, SECOND
 from tests.actor.device_models import (
     answer_alone,
     open_soft_device,
@@ -182,3 +182,38 @@ async def test_slow_work_is_not_taken_for_a_hang(archives):
         report = await device.load(spec.model_id, [0, 1, 2])
 
     assert report.device_ns > HANG_LIMIT_NS
+
+
+@pytest.mark.parametrize(
+    ("function", "after", "words"),
+    [
+        ("cuMemCreate", 2, "5 pages"),
+        ("cuMemHostRegister", 0, "host_memory"),
+        ("cuMemcpyHtoDAsync", 1, "working order"),
+    ],
+)
+async def test_a_card_that_can_t_be_opened_leaves_nothing(function, after, words):
+    """Whoever opens it again, after a setting was changed, must find the card as it was."""
+    card = SoftCard()
+    card.fail(function, OUT_OF_MEMORY, after=after)
+    with pytest.raises(ConfigError, match=words):
+        await open_soft_device(card, host_pages=4)
+
+    assert card.leaks() == []
+    device = await open_soft_device(card, host_pages=4)
+    await device.aclose()
+
+
+async def test_a_fault_that_comes_while_idle_is_told_by_the_next_action(archives):
+    """The small graph that keeps the card warm finds it first, and has nobody to tell."""
+    card = SoftCard()
+    async with opened(card, keep_warm_ns=2 * MS) as device:
+        spec = await prepare(device, archives["tiny-mlp-a"])
+        await device.load(spec.model_id, [0])
+        card.break_down(ILLEGAL_ADDRESS)
+        launches = len(card.calls("cuGraphLaunch"))
+        with trio.fail_after(10):
+            while len(card.calls("cuGraphLaunch")) == launches:
+                await trio.sleep(0.001)
+        with pytest.raises(DeviceFault, match="700"):
+            await device.infer(spec.model_id, 1, [])

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from cw.config import CudaSettings, ExecutorSettings
 from cw.devices.cuda.copies import PacedCopies
 from cw.devices.cuda.device import CudaDevice, CudaParts, close_parts
-from cw.devices.cuda.driver import CudaDriver, check_room
+from cw.devices.cuda.driver import CardFull, CudaDriver, check_room
 from cw.devices.cuda.graphs import GraphMaker
 from cw.devices.cuda.pages import PagePool, PageRange
 from cw.devices.garbage import settle_garbage
@@ -16,7 +16,7 @@ from cw.devices.host_images import HostImages
 from cw.devices.lane_thread import LaneThread
 from cw.errors import ConfigError, DeviceFault
 from cw.messages import DeviceDescription, ModelId
-from cw.units import MS, PAGE_BYTES, SECOND
+from cw.units import MS, PAGE_BYTES, SECOND, format_bytes
 
 _TRIAL: Final = ModelId(0)
 _TRIAL_COPIES: Final = 3
@@ -119,7 +119,41 @@ def _open_parts(
     pages_total = room_bytes // PAGE_BYTES
     if pages_total < 1:
         raise ConfigError("expected room for one page on the card, got none: use a larger card")
-    pool = PagePool(driver, pages_total)
+    with ExitStack() as undo:
+        pool = PagePool(driver, pages_total)
+        undo.callback(pool.close)
+        images, unpin = _pinned_images(driver, settings.host_memory_bytes)
+        undo.callback(images.close)
+        undo.callback(unpin)
+        stream = driver.stream(urgent=True)
+        parts = CudaParts(
+            driver=driver,
+            maker=maker,
+            pool=pool,
+            images=images,
+            copies=PacedCopies(
+                driver,
+                chunk_bytes=cuda.load_chunk_bytes,
+                outstanding=cuda.load_chunks_outstanding,
+            ),
+            small=maker.small(stream) if cuda.keep_warm_ns else None,
+            stream=stream,
+            done=driver.event(timing=False),
+            unpin=unpin,
+        )
+        undo.callback(close_parts, parts)
+        rate = _clean_and_measure(parts)
+        undo.pop_all()
+    settle_garbage()
+    return parts, pages_total, rate
+
+
+def _pinned_images(driver: CudaDriver, size_bytes: int) -> tuple[HostImages, Callable[[], None]]:
+    """Find and pin memory for host images; return it, and what unpins it.
+
+    Raises:
+        ConfigError: There is not so much memory, or not so much of it may be pinned.
+    """
     pinned: list[int] = []
 
     def pin(address: int, size_bytes: int) -> None:
@@ -131,34 +165,12 @@ def _open_parts(
             driver.unpin(pinned.pop())
 
     try:
-        images = HostImages(settings.host_memory_bytes, pin=pin)
-    except OSError as exc:
+        return HostImages(size_bytes, pin=pin), unpin
+    except (OSError, CardFull) as exc:
         raise ConfigError(
-            f"expected memory for host images, got {exc}: lower [executor] host_memory"
+            f"expected to pin {format_bytes(size_bytes)} for host images, got {exc}: lower "
+            "[executor] host_memory, or raise the limit on locked memory (ulimit -l)"
         ) from exc
-    stream = driver.stream(urgent=True)
-    parts = CudaParts(
-        driver=driver,
-        maker=maker,
-        pool=pool,
-        images=images,
-        copies=PacedCopies(
-            driver,
-            chunk_bytes=cuda.load_chunk_bytes,
-            outstanding=cuda.load_chunks_outstanding,
-        ),
-        small=maker.small(stream) if cuda.keep_warm_ns else None,
-        stream=stream,
-        done=driver.event(timing=False),
-        unpin=unpin,
-    )
-    try:
-        rate = _clean_and_measure(parts)
-    except BaseException:
-        close_parts(parts)
-        raise
-    settle_garbage()
-    return parts, pages_total, rate
 
 
 def _clean_and_measure(parts: CudaParts) -> int:
@@ -169,10 +181,13 @@ def _clean_and_measure(parts: CudaParts) -> int:
     driver.synchronize()
     trial.unmap_zeros()
     source = parts.images.hold(_TRIAL, PAGE_BYTES)
-    trial.map([0])
-    took_ns = min(
-        parts.copies.copy(trial.address, source, PAGE_BYTES) for _ in range(_TRIAL_COPIES)
-    )
-    trial.release()
-    parts.images.drop(_TRIAL)
+    try:
+        trial.map([0])
+        took_ns = min(
+            parts.copies.copy(trial.address, source, PAGE_BYTES) for _ in range(_TRIAL_COPIES)
+        )
+    finally:
+        driver.synchronize()  # a copy may be under way if another was refused
+        trial.release()
+        parts.images.drop(_TRIAL)
     return PAGE_BYTES * SECOND // max(1, took_ns)
