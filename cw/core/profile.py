@@ -24,8 +24,10 @@ from cw.units import MS, SECOND
 DeviceKey = NewType("DeviceKey", tuple[str, str])
 """Equal devices (kind, name) share their profiles."""
 
-STOLEN_SHARE: Final = 4
-"""At most one part in so many of its running time is believed to be lost in an ordinary run."""
+STOLEN_NS_PER_RUNNING_NS: Final = 1
+"""At most so much, for each nanosecond of its running time, is believed to be lost in an ordinary
+run: a device thread that shares its core and its interpreter with a busy event loop loses up to a
+half of every run."""
 UNKNOWN_NS: Final = 20 * MS
 """Planned for one sample of a program that was never measured anywhere."""
 LOAD_OVERHEAD_NS: Final = MS
@@ -42,9 +44,9 @@ def own_ns(result: ActionResult) -> int:
 
     What the executor's other threads take away in every run is part of what a batch costs. A run
     that lost much more than that says nothing of its model, and planning with it would refuse for
-    minutes what a stall of milliseconds could have broken: it counts as if it had lost a quarter.
+    minutes what a stall of milliseconds could have broken: it counts as if it had lost a half.
     """
-    return min(result.device_ns, result.running_ns + result.running_ns // STOLEN_SHARE)
+    return min(result.device_ns, result.running_ns * (1 + STOLEN_NS_PER_RUNNING_NS))
 
 
 @attrs.frozen(kw_only=True)

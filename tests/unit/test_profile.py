@@ -2,11 +2,13 @@
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cw.core.durations import FASTER_RUN, DurationWindow
-from cw.core.profile import Profiles, device_key
+from cw.core.profile import Profiles, device_key, own_ns
+from cw.messages import ActionResult, Outcome
 from cw.units import MS
 from tests.unit.scheduler_world import device
 
@@ -151,3 +153,27 @@ def test_the_densest_batch_is_full_or_what_can_be_had():
     assert costs.densest(5, 8) == 8
     assert costs.density_ns(0) == 2 * MS
     assert costs.density_ns(4 * MS) == 3 * MS
+
+
+@pytest.mark.parametrize(
+    ("device_ms", "running_ms", "own_ms"),
+    [
+        pytest.param(5, 5, 5, id="undisturbed"),
+        pytest.param(9, 5, 9, id="lost less than it ran: so it goes beside a busy event loop"),
+        pytest.param(50, 5, 10, id="stalled: counts as if it had lost a half"),
+    ],
+)
+def test_what_a_run_says_of_its_model(device_ms, running_ms, own_ms):
+    """Estimates hold for runs that share their core, and no stall makes them refuse for minutes."""
+    result = ActionResult(
+        action_id=1,
+        outcome=Outcome.OK,
+        received_ns=0,
+        ready_ns=0,
+        start_ns=0,
+        end_ns=device_ms * MS,
+        device_ns=device_ms * MS,
+        running_ns=running_ms * MS,
+    )
+
+    assert own_ns(result) == own_ms * MS
