@@ -50,17 +50,27 @@ class Carrier:
     dial: DialExecutor
     failed: Callable[[AttemptFailed], object]
     _links: dict[ExecutorId, ExecutorLink] = attrs.field(factory=dict, init=False)
+    _by_address: dict[str, ExecutorLink] = attrs.field(factory=dict, init=False)
+    """Executors of one process are at one address, and share a connection."""
 
     def join(self, joined: ExecutorAddress, nursery: trio.Nursery) -> None:
         """Connect to an executor, ahead of its first assignment."""
-        link = ExecutorLink(joined.address, self.dial)
+        link = self._by_address.get(joined.address)
+        if link is None:
+            link = ExecutorLink(joined.address, self.dial)
+            self._by_address[joined.address] = link
+            nursery.start_soon(link.run)
+        link.users += 1
         self._links[joined.executor_id] = link
-        nursery.start_soon(link.run)
 
     def lose(self, executor_id: ExecutorId) -> None:
         """Give an executor up: what it was asked has failed."""
         link = self._links.pop(executor_id, None)
-        if link is not None:
+        if link is None:
+            return
+        link.users -= 1
+        if not link.users:
+            del self._by_address[link.address]
             link.stop()
 
     def lose_all(self) -> None:

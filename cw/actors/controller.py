@@ -11,13 +11,14 @@ Neighbours: `gateway.py` and `executor.py` join through `ControllerPort`.
 import logging
 from collections.abc import Sequence
 from typing import assert_never
+from weakref import WeakValueDictionary
 
 import attrs
 import trio
 
 from cw.actors.alarm import Alarm
 from cw.actors.clock import now_ns, trio_time
-from cw.actors.delegate import ExecutorDelegate, GatewayDelegate
+from cw.actors.delegate import ExecutorDelegate, GatewayDelegate, Pulse
 from cw.config import LinkSettings
 from cw.core.commands import (
     AnnounceModel,
@@ -85,6 +86,8 @@ class ControllerActor:
     _wake: trio.Event = attrs.field(factory=trio.Event, init=False)
     _gateways: dict[GatewayId, GatewayDelegate] = attrs.field(factory=dict, init=False)
     _executors: dict[ExecutorId, ExecutorDelegate] = attrs.field(factory=dict, init=False)
+    _pulses: WeakValueDictionary[str, Pulse] = attrs.field(factory=WeakValueDictionary, init=False)
+    _spoken: dict[ExecutorId, ExecutorDelegate] = attrs.field(factory=dict, init=False)
     _next_gateway: int = attrs.field(default=1, init=False)
     _next_executor: int = attrs.field(default=1, init=False)
     _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
@@ -117,22 +120,23 @@ class ControllerActor:
                 self._perform(command)
             for gateway in self._gateways.values():
                 gateway.flush()
-            for executor in self._executors.values():
+            for executor in self._spoken.values():
                 executor.flush()
+            self._spoken.clear()
             alarm.set(self.core.wake_at_ns, self._wake)
 
     def _perform(self, command: Command) -> None:
         match command:
             case SendAction(executor_id=executor_id, action=action):
-                if executor_id in self._executors:
-                    self._executors[executor_id].actions.append(action)
+                if executor := self._spoken_to(executor_id):
+                    executor.actions.append(action)
             case Decide(gateway_id=gateway_id, decision=decision):
                 if gateway_id in self._gateways:
                     self._gateways[gateway_id].decisions.append(decision)
             case SendCancel(executor_id=executor_id, request_id=request_id, attempt=attempt):
-                if executor_id in self._executors:
+                if executor := self._spoken_to(executor_id):
                     cancel = CancelSlot(request_id=request_id, attempt=attempt)
-                    self._executors[executor_id].cancels.append(cancel)
+                    executor.cancels.append(cancel)
             case DropExecutor(executor_id=executor_id, reason=reason):
                 logger.warning("dropped executor=%d reason=%r", executor_id, reason)
                 if executor_id in self._executors:
@@ -141,6 +145,11 @@ class ControllerActor:
                 logger.info("model id=%d ready=%s", model_id, ready)
             case _:
                 assert_never(command)
+
+    def _spoken_to(self, executor_id: ExecutorId) -> ExecutorDelegate | None:
+        if executor := self._executors.get(executor_id):
+            self._spoken[executor_id] = executor  # so that no others cost anything in this pass
+        return executor
 
     def _peers(self) -> list[GatewayDelegate | ExecutorDelegate]:
         return [*self._gateways.values(), *self._executors.values()]
@@ -214,7 +223,7 @@ class ControllerActor:
         if gateway_id is None or gateway_id in self._gateways:
             gateway_id = GatewayId(self._next_gateway)
         self._next_gateway = max(self._next_gateway, gateway_id + 1)
-        delegate = GatewayDelegate(name=hello.name, port=gateway, heard_ns=now_ns())
+        delegate = GatewayDelegate(name=hello.name, port=gateway, pulse=Pulse(now_ns()))
         delegate.models_added.extend(self._catalog.values())
         delegate.executors_joined.extend(
             ExecutorAddress(executor_id=executor_id, address=executor.address)
@@ -238,17 +247,17 @@ class ControllerActor:
                 self._lose_executor(earlier_id, earlier)
         executor_id = ExecutorId(self._next_executor)
         self._next_executor += 1
+        address = hello.data_address
+        pulse = self._pulses.setdefault(address, Pulse(now_ns()))
+        pulse.heard_ns = now_ns()
         delegate = ExecutorDelegate(
-            name=hello.name,
-            port=executor,
-            heard_ns=now_ns(),
-            address=hello.data_address,
-            epoch=self.epoch,
+            name=hello.name, port=executor, pulse=pulse, address=address, epoch=self.epoch
         )
         self._executors[executor_id] = delegate
-        joined = ExecutorAddress(executor_id=executor_id, address=hello.data_address)
         for gateway in self._gateways.values():
-            gateway.executors_joined.append(joined)
+            gateway.executors_joined.append(
+                ExecutorAddress(executor_id=executor_id, address=address)
+            )
         assert self._nursery is not None, "the controller must run before peers join"
         self._nursery.start_soon(self._mourn_executor, executor_id, delegate)
         self._put(
@@ -302,9 +311,10 @@ class ControllerActor:
             await trio.sleep_until(trio_time(due_ns))
             # A controller that was itself held up can't have heard anybody meanwhile.
             held_up_ns = now_ns() - due_ns
+            for pulse in {id(peer.pulse): peer.pulse for peer in self._peers()}.values():
+                pulse.heard_ns += held_up_ns
             for peer in self._peers():
-                peer.heard_ns += held_up_ns
-                if now_ns() - peer.heard_ns > self.link.silence_ns:
+                if now_ns() - peer.pulse.heard_ns > self.link.silence_ns:
                     logger.warning("silent peer=%s", peer.name)
                     peer.port.close()
 
@@ -333,7 +343,7 @@ class _Session:
         """
         if self.delegate.is_lost:
             raise PeerDisconnected("the controller has given this peer up: join anew")
-        self.delegate.heard_ns = now_ns()
+        self.delegate.pulse.heard_ns = now_ns()
 
     async def ping(self, sent_ns: int) -> Pong:
         """See `GatewaySession.ping`."""

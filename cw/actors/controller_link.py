@@ -26,10 +26,13 @@ class ControllerLink:
 
     Args:
         take: Called with the link and its orders, once the clock is good.
+        clock: The controller's; shared by the links of one connection.
     """
 
-    def __init__(self, take: Callable[["ControllerLink", Orders], None]) -> None:
-        self.clock: Final = ClockSync()
+    def __init__(
+        self, take: Callable[["ControllerLink", Orders], None], clock: ClockSync | None = None
+    ) -> None:
+        self.clock: Final = clock or ClockSync()
         self._take = take
         self._early: Inbox[Orders] = Inbox(_EARLY_ORDERS_MAX, name="early orders")
         self._welcome: ExecutorWelcome | None = None

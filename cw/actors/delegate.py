@@ -27,13 +27,20 @@ from cw.rpc.ports import ExecutorPort, GatewayPort
 logger = logging.getLogger(__name__)
 
 
+@attrs.define(eq=False)
+class Pulse:
+    """When anything was last heard on a connection; of all executors of one process at once."""
+
+    heard_ns: int
+
+
 @attrs.define(eq=False, kw_only=True)
 class GatewayDelegate:
     """The controller's side of one gateway."""
 
     name: str
     port: GatewayPort
-    heard_ns: int
+    pulse: Pulse
     """When it last gave a sign of life, on the controller's clock."""
     is_lost: bool = False
     """The controller has given it up."""
@@ -91,7 +98,7 @@ class ExecutorDelegate:
 
     name: str
     port: ExecutorPort
-    heard_ns: int
+    pulse: Pulse
     address: str
     epoch: Epoch
     is_lost: bool = False

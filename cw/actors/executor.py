@@ -23,6 +23,7 @@ import trio
 from cw.actors.clock import now_ns, trio_time
 from cw.actors.controller_link import ControllerLink
 from cw.actors.data_port import DataPort
+from cw.actors.executor_host import ExecutorHost, input_buffer
 from cw.actors.heartbeat import keep_heartbeat
 from cw.actors.lane import LaneActor
 from cw.actors.queued import Ended, Queued, local_window, model_of, record_of, result_of
@@ -30,7 +31,6 @@ from cw.actors.telemetry import Telemetry
 from cw.actors.weights_cache import LocateModel, WeightsCache
 from cw.config import ExecutorSettings, LinkSettings
 from cw.core.input_batch import ActionKey
-from cw.core.input_buffer import InputBuffer
 from cw.devices.device import Device
 from cw.errors import (
     DeviceFault,
@@ -72,6 +72,8 @@ class ExecutorActor:
         settings: Bounds of queues and buffers.
         link: Heartbeat and silence.
         telemetry: Where records of actions go, if anywhere.
+        host: What it shares with other executors of its process, if there are any: then that
+            runs the data port and the telemetry.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class ExecutorActor:
         settings: ExecutorSettings,
         link: LinkSettings,
         telemetry: Telemetry | None = None,
+        host: ExecutorHost | None = None,
     ) -> None:
         self._name = name
         self._incarnation = incarnation
@@ -97,12 +100,11 @@ class ExecutorActor:
         self._link_settings = link
         self._telemetry = telemetry
         self._weights = WeightsCache(device, locate)
-        self._buffer = InputBuffer(
-            max_input_bytes=settings.max_waiting_input_bytes,
-            max_output_bytes=settings.max_kept_output_bytes,
-            patience_ns=link.silence_ns,
+        self._host = host
+        self._buffer = host.buffer if host else input_buffer(settings, link)
+        self.data_port: Final = (
+            host.data_port if host else DataPort(self._buffer, self.inputs_changed)
         )
-        self.data_port: Final = DataPort(self._buffer, self._inputs_changed)
         """What gateways bring inputs to; satisfies `InferencePort`."""
         self._infer_lane = LaneActor(self, device, self._weights, self._buffer)
         self._load_lane = (
@@ -136,8 +138,9 @@ class ExecutorActor:
             async with trio.open_nursery() as nursery:
                 for lane in self._lanes:
                     nursery.start_soon(lane.run)
-                nursery.start_soon(self.data_port.run)
-                if self._telemetry is not None:
+                if self._host is None:
+                    nursery.start_soon(self.data_port.run)
+                if self._telemetry is not None and self._host is None:
                     nursery.start_soon(self._telemetry.run)
                 task_status.started(self.data_port)
                 await self._keep_joined()
@@ -179,7 +182,7 @@ class ExecutorActor:
         joining.deadline = math.inf  # a PREPARE may take seconds
         await self._settle_weights()
         joining.deadline = trio_time(now_ns() + self._link_settings.silence_ns)
-        link = ControllerLink(self._take)
+        link = ControllerLink(self._take, self._host.clock if self._host else None)
         try:
             welcome, session = await controller.join_executor(self._hello(), link)
             if welcome.epoch < self._epoch:
@@ -189,7 +192,7 @@ class ExecutorActor:
                 )
             async with trio.open_nursery() as nursery:
                 beat = partial(
-                    keep_heartbeat,
+                    self._host.keep_heartbeat if self._host else keep_heartbeat,
                     session,
                     link.clock,
                     heartbeat_ns=self._link_settings.heartbeat_ns,
@@ -286,7 +289,10 @@ class ExecutorActor:
             now_ns=now,
         )
         self.data_port.wake(early)
-        return ActionKey(epoch=link.epoch, action_id=action.action_id, ticket=action.ticket)
+        key = ActionKey(epoch=link.epoch, action_id=action.action_id, ticket=action.ticket)
+        if self._host is not None:
+            self._host.owners[key] = self
+        return key
 
     def _refuse(
         self, link: ControllerLink, action: Action, outcome: Outcome, detail: str, now: int
@@ -303,7 +309,8 @@ class ExecutorActor:
         )
         self._report(queued, ended)
 
-    def _inputs_changed(self, key: ActionKey) -> None:
+    def inputs_changed(self, key: ActionKey) -> None:
+        """Look at an action whose inputs may be complete."""
         self._infer_lane.poke_for(key)
 
     # --- the lanes' host ---
@@ -326,6 +333,8 @@ class ExecutorActor:
     def _tell(self, queued: Queued, ended: Ended) -> None:
         if queued.key is not None:
             self.data_port.wake((queued.key,))
+            if self._host is not None:
+                self._host.owners.pop(queued.key, None)
         self._report(queued, ended)
 
     def _report(self, queued: Queued, ended: Ended) -> None:

@@ -28,6 +28,8 @@ class ExecutorLink:
 
     address: str
     dial: DialExecutor
+    users: int = attrs.field(default=0, init=False)
+    """Executors at the address."""
     heard_ns: int = attrs.field(default=0, init=False)
     """When anything was last heard on the connection; on this process's clock."""
     _port: InferencePort | None = attrs.field(default=None, init=False)

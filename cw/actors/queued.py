@@ -20,6 +20,7 @@ from cw.messages import (
     Prepare,
     Unload,
     Window,
+    gateway_of,
 )
 
 
@@ -104,6 +105,7 @@ def record_of(
     """
     action, link = queued.action, queued.link
     window = None if isinstance(action, Unload) else action.window
+    slots = action.slots if isinstance(action, Infer) else ()
     return ActionRecord(
         date_ns=date_ns(result.local_ns(result.end_ns)),
         executor=executor,
@@ -116,7 +118,8 @@ def record_of(
         model=model,
         outcome=result.outcome.value,
         batch_size=action.batch_size if isinstance(action, Infer) else 0,
-        slots=len(action.slots) if isinstance(action, Infer) else 0,
+        slots=len(slots),
+        gateways=len({gateway_of(slot.request_id) for slot in slots}),
         ran=sum(result.ran),
         earliest_ns=0 if window is None else window.earliest_ns,
         latest_ns=0 if window is None else window.latest_ns,

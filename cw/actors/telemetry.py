@@ -49,6 +49,7 @@ class ActionRecord:
     outcome: str
     batch_size: int
     slots: int
+    gateways: int
     ran: int
     earliest_ns: int
     latest_ns: int

@@ -29,6 +29,11 @@ from cw.errors import ConfigError
 COMMAND = (sys.executable, "-m", "cw")
 """What starts each process of a cluster; its role and its options follow."""
 
+HOSTED_FROM = 16
+"""More emulated executors than that share processes: fewer keep time better with one each."""
+HOSTED_MAX = 250
+"""In one process: two timers each stay below the usual bound of 1,024 open files."""
+
 _BACKLOG = 1024
 
 
@@ -127,6 +132,36 @@ def _specs(
             pass_fds=(listeners[0].fileno(),),
         )
     ]
+    if settings.executor.device == "emulated" and settings.executors > HOSTED_FROM:
+        specs += _hosts(settings, controller, shared, logs)
+    else:
+        specs += _executors(settings, controller, shared, logs, executor_cores, other_cores)
+    for index, listener in enumerate(listeners[1:]):
+        name = f"gateway-{index}"
+        argv: tuple[str, ...] = (*COMMAND, "gateway", "--name", name, "--controller", controller)
+        argv += ("--listen", f"fd:{listener.fileno()}", *shared)
+        specs.append(
+            ChildSpec(
+                name=name,
+                argv=argv + _pinned(other_cores),
+                log_path=logs / f"{name}.log",
+                pass_fds=(listener.fileno(),),
+                beside=settings.executors > 0 or index > 0,
+            )
+        )
+    return tuple(specs)
+
+
+def _executors(
+    settings: ClusterSettings,
+    controller: str,
+    shared: tuple[str, ...],
+    logs: Path,
+    executor_cores: list[str],
+    other_cores: str,
+) -> list[ChildSpec]:
+    """Give each executor a process of its own."""
+    specs = []
     for index in range(settings.executors):
         name = f"executor-{index}"
         cores = executor_cores[index % len(executor_cores)]
@@ -150,20 +185,30 @@ def _specs(
                 beside=index > 0,
             )
         )
-    for index, listener in enumerate(listeners[1:]):
-        name = f"gateway-{index}"
-        argv = (*COMMAND, "gateway", "--name", name, "--controller", controller)
-        argv += ("--listen", f"fd:{listener.fileno()}", *shared)
-        specs.append(
-            ChildSpec(
-                name=name,
-                argv=argv + _pinned(other_cores),
-                log_path=logs / f"{name}.log",
-                pass_fds=(listener.fileno(),),
-                beside=settings.executors > 0 or index > 0,
-            )
+    return specs
+
+
+def _hosts(
+    settings: ClusterSettings, controller: str, shared: tuple[str, ...], logs: Path
+) -> list[ChildSpec]:
+    """Let few processes hold many emulated executors; named as those with one each."""
+    specs = []
+    for first in range(0, settings.executors, HOSTED_MAX):
+        count = min(HOSTED_MAX, settings.executors - first)
+        argv: tuple[str, ...] = (
+            *COMMAND,
+            "executor",
+            "--name",
+            "executor",
+            "--controller",
+            controller,
         )
-    return tuple(specs)
+        argv += ("--count", str(count), "--first", str(first), *shared)
+        name = f"executors-{first}"
+        specs.append(
+            ChildSpec(name=name, argv=argv, log_path=logs / f"{name}.log", beside=first > 0)
+        )
+    return specs
 
 
 def _cores(executors: int) -> tuple[list[str], str]:

@@ -23,6 +23,7 @@ import trio
 from cw.actors.controller import ControllerActor
 from cw.actors.doors import ServingDoor
 from cw.actors.executor import ExecutorActor
+from cw.actors.executor_host import ExecutorHost
 from cw.actors.gateway import GatewayActor
 from cw.actors.profile_keeper import ProfileKeeper, load_profiles
 from cw.actors.telemetry import Telemetry
@@ -32,6 +33,7 @@ from cw.core.scheduler import Scheduler
 from cw.devices.device import Device
 from cw.devices.emulated import EmulatedDevice
 from cw.devices.profile_file import read_profile
+from cw.devices.shared_timer import SharedTimer
 from cw.errors import ConfigError
 from cw.messages import Epoch, Incarnation
 from cw.models.store import ModelStore
@@ -175,6 +177,72 @@ async def executor(
     finally:
         with trio.CancelScope(shield=True):
             await device.aclose()
+
+
+async def executors(
+    around: Surroundings,
+    name: str,
+    numbers: range,
+    controller_address: str,
+    listen: str,
+    ready: Ready,
+) -> None:
+    """Run many emulated executors in this process until cancelled.
+
+    Args:
+        around: Settings and store.
+        name: Of the executors, before their numbers.
+        numbers: Theirs in the cluster.
+        controller_address: Whom they join, over one connection.
+        listen: Where gateways bring the inputs of them all.
+        ready: Told once all are there to be joined to the cluster.
+
+    Raises:
+        ConfigError: The settings are not those of emulated devices.
+    """
+    settings = around.settings
+    if settings.executor.device != "emulated" or not numbers:
+        raise ConfigError(
+            "expected --count N of at least 1 with the device emulated, got "
+            f"{len(numbers)} with {settings.executor.device}: real devices have a process each"
+        )
+    timer = SharedTimer()
+    host = ExecutorHost(
+        lambda: connect_controller(controller_address, settings.link),
+        settings.executor,
+        settings.link,
+    )
+    telemetry = Telemetry(around.folder / "logs" / f"{name}-{numbers[0]}.actions.jsonl")
+    profile = read_profile(settings.executor.profile)
+    incarnation = Incarnation(time.time_ns() // 1_000_000)
+    locate = StoreLocator(around.store)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(timer.run)
+        await nursery.start(host.run)
+        nursery.start_soon(telemetry.run)
+        serve = partial(serve_executor, listen, host.data_port, settings.link)
+        address = await nursery.start(serve)
+        for number in numbers:
+            own = f"{name}-{number}"
+            device = EmulatedDevice(
+                profile,
+                pages_total=settings.executor.gpu_memory_bytes // PAGE_BYTES,
+                seed=zlib.crc32(own.encode()),
+                timer=timer,
+            )
+            actor = ExecutorActor(
+                name=own,
+                incarnation=incarnation,
+                device=device,
+                locate=locate,
+                dial=host.dial,
+                settings=settings.executor,
+                link=settings.link,
+                telemetry=telemetry,
+                host=host,
+            )
+            await nursery.start(partial(actor.run, data_address=address))
+        ready({"address": address, "executors": len(numbers), "device": profile.name})
 
 
 async def open_device(settings: ExecutorSettings, *, seed: int) -> Device:

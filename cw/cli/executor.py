@@ -10,6 +10,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     compose.add_role_arguments(parser)
     parser.add_argument("--name", default="executor")
+    parser.add_argument(
+        "--count",
+        type=int,
+        metavar="N",
+        help="host N emulated executors in this process, named NAME-FIRST and so on",
+    )
+    parser.add_argument("--first", type=int, default=0, help="number of the first of them")
     parser.add_argument("--controller", required=True, metavar="ADDRESS")
     parser.add_argument(
         "--device-cores", default="", help="processors for the device's own thread, e.g. 3"
@@ -22,6 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     around = compose.surroundings(args.folder)
+    if args.count is not None:
+        hosted = partial(
+            compose.executors, around, args.name, range(args.first, args.first + args.count)
+        )
+        return compose.role(
+            f"{args.name}-{args.first}...",
+            partial(hosted, args.controller, args.listen),
+            supervised=args.supervised,
+            cores=compose.parse_cores(args.cores),
+        )
     device_cores = compose.parse_cores(args.device_cores) or around.settings.executor.cores
     return compose.role(
         args.name,

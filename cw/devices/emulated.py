@@ -23,6 +23,7 @@ from cw.devices.garbage import settle_garbage
 from cw.devices.lane_thread import LaneThread, check_window, sleep_ns
 from cw.devices.page_claims import PageClaims
 from cw.devices.profile_file import EmulationProfile
+from cw.devices.shared_timer import SharedTimer
 from cw.errors import StartMissed
 from cw.messages import DeviceDescription, ModelId, ModelSpec, Window
 from cw.models.program_signature import ProgramSignature
@@ -38,6 +39,8 @@ class EmulatedDevice:
             different ones, or all their outliers would fall together.
         verify: Check programs and weights as a real device would. Without it no file is
             touched, so that a simulated world needs none.
+        timer: Shared by the lanes of many devices in one process; by default each lane has a
+            thread, which starts more precisely.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class EmulatedDevice:
         pages_total: int | None = None,
         seed: int | None = None,
         verify: bool = True,
+        timer: SharedTimer | None = None,
     ) -> None:
         self._profile: Final = profile
         self._verify: Final = verify
@@ -56,9 +60,9 @@ class EmulatedDevice:
         self._models: Final[dict[ModelId, ModelSpec]] = {}
         self._signatures: Final[dict[str, ProgramSignature | None]] = {}
         seed = profile.seed if seed is None else seed
-        self._infer_lane: Final = _Lane("infer", profile, seed)
+        self._infer_lane: Final = _Lane("infer", profile, seed, timer)
         self._load_lane: Final = (
-            self._infer_lane if profile.shared_lanes else _Lane("load", profile, seed)
+            self._infer_lane if profile.shared_lanes else _Lane("load", profile, seed, timer)
         )
 
     def describe(self) -> DeviceDescription:
@@ -152,17 +156,24 @@ class _Lane:
     """A serial resource that is busy for as long as it is told to.
 
     In real time it is a thread, as a real device's lanes are, and starts as precisely. On a virtual
-    clock, where nothing may wait outside the event loop, it is a lock and a sleep.
+    clock, where nothing may wait outside the event loop, it is a lock and a sleep. With a shared
+    timer it reckons when an action starts and ends, and sleeps until the end.
     """
 
-    def __init__(self, name: str, profile: EmulationProfile, seed: int) -> None:
+    def __init__(
+        self, name: str, profile: EmulationProfile, seed: int, timer: SharedTimer | None
+    ) -> None:
         self._profile: Final = profile
         # One generator a lane: draws do not depend on how the lanes' actions interleave.
         text = f"{name} {seed}"
         self._random: Final = random.Random(hashlib.sha256(text.encode()).digest())
         self._turn: Final = trio.StrictFIFOLock()
         is_virtual = isinstance(trio.lowlevel.current_clock(), MockClock)
-        self._thread: Final = None if is_virtual else LaneThread(name=f"{name}-lane", watch_ns=0)
+        self._timer: Final = timer
+        self._free_ns = 0
+        self._thread: Final = (
+            None if is_virtual or timer else LaneThread(name=f"{name}-lane", watch_ns=0)
+        )
 
     async def run(self, expected_ns: int, window: Window | None = None) -> DeviceReport:
         """Be busy for about `expected_ns`, from when the lane is free and the window open.
@@ -171,7 +182,9 @@ class _Lane:
             StartMissed: The window had closed by then.
         """
         device_ns = self._draw_ns(expected_ns)
-        if self._thread is None:
+        if self._timer is not None:
+            start_ns, end_ns = await self._run_by(self._timer, device_ns, window)
+        elif self._thread is None:
             start_ns, end_ns = await self._run_virtually(device_ns, window)
         else:
             measured = await self._thread.run(lambda: sleep_ns(device_ns), window=window)
@@ -179,6 +192,20 @@ class _Lane:
         return DeviceReport(
             start_ns=start_ns, end_ns=end_ns, device_ns=device_ns, running_ns=device_ns
         )
+
+    async def _run_by(
+        self, timer: SharedTimer, device_ns: int, window: Window | None
+    ) -> tuple[int, int]:
+        asked_ns = now_ns()
+        with trio.CancelScope(shield=True):  # as below
+            async with self._turn:
+                start_ns = max(asked_ns, self._free_ns)
+                if window is not None:
+                    start_ns = max(start_ns, window.earliest_ns)
+                    check_window(window, start_ns)
+                self._free_ns = start_ns + device_ns
+                await timer.sleep_until_ns(self._free_ns)
+        return start_ns, start_ns + device_ns
 
     async def _run_virtually(self, device_ns: int, window: Window | None) -> tuple[int, int]:
         # A real device can't be stopped half-way, so neither can this one: a cancel is seen at

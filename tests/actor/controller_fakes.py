@@ -95,8 +95,9 @@ class Rig:
         """Let all that is due now happen."""
         await trio.testing.wait_all_tasks_blocked()
 
-    async def join_executor(self, name="e1", address="address-1"):
+    async def join_executor(self, name="e1", address=None):
         peer = FakePeer()
+        address = address or f"address-{name[1:]}"
         hello = attrs.evolve(HELLO, name=name, data_address=address)
         welcome, session = await self.controller.join_executor(hello, peer)
         await self.settle()

@@ -340,3 +340,17 @@ async def test_model_has_a_status_right_after_it_was_added(autojump_clock):
             assert status.state is ModelState.REGISTERING
             assert [each.spec for each in (await session.status()).models] == [MODEL]
         nursery.cancel_scope.cancel()
+
+
+async def test_executors_of_one_process_share_their_signs_of_life(autojump_clock):
+    """A thousand emulated executors must not ping a thousand times: one of them does for all."""
+    async with running_controller() as rig:
+        mute, *_ = await rig.join_executor(name="mute", address="host")
+        _, _, session = await rig.join_executor(name="pinging", address="host")
+        alone, *_ = await rig.join_executor(name="alone")
+        for _ in range(8):
+            await session.ping(0)
+            await trio.sleep(0.25)
+
+        assert not mute.closed.is_set()
+        assert alone.closed.is_set()
