@@ -19,6 +19,7 @@ from cw.errors import ConfigError
 BENCHMARKS: Final = {
     "emulated": "start errors of eight emulated lanes in one process",
     "wire": "prediction errors of a cluster with one emulated executor",
+    "controller": "processor time of a controller over the wire, 1 to 1,000 executors",
     "cpu": "durations through a lane of the cpu device, beside the bare loop",
     "load": "LOADs of the cpu device, beside a plain copy",
     "swap": "64 models through room for 16, in a cluster of one cpu executor",
