@@ -1,6 +1,7 @@
 """Many emulated executors in few processes, and several gateways before them."""
 
 import json
+import signal
 
 import pytest
 import trio
@@ -27,7 +28,9 @@ def hosted(tmp_path_factory, mlp):
 
 
 def executors_of(cluster):
-    return len(json.loads(cluster.cw("status", "--json").stdout)["executors"])
+    """Count those that the controller knows; 0 while it cannot be asked."""
+    status = cluster.cw("status", "--json")
+    return 0 if status.returncode else len(json.loads(status.stdout)["executors"])
 
 
 def records_of(cluster):
@@ -63,6 +66,7 @@ def test_requests_of_two_gateways_share_batches(hosted):
             for _ in range(sent // 2):
                 nursery.start_soon(one, first)
                 nursery.start_soon(one, second)
+                await trio.sleep(0.001)  # arrivals of both alternate, as those of two crowds do
         return results
 
     results = trio.run(ask)
@@ -72,3 +76,10 @@ def test_requests_of_two_gateways_share_batches(hosted):
         what="the records of all requests",
     )
     assert any(record["gateways"] == 2 for record in records_of(hosted))
+
+
+def test_hosted_executors_join_a_new_controller(hosted):
+    """They share one connection: when it breaks, every one of them must find the next."""
+    hosted.send_signal("controller", signal.SIGKILL)
+
+    wait_until(lambda: executors_of(hosted) == EXECUTORS, what="all executors joined anew")
