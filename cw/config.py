@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 import attrs
 
 from cw.errors import ConfigError
-from cw.units import MS, SECOND, GiB, MiB, format_ms, parse_duration_ns, parse_size_bytes
+from cw.units import MS, SECOND, GiB, KiB, MiB, format_ms, parse_duration_ns, parse_size_bytes
 
 T = TypeVar("T")
 
@@ -120,6 +120,25 @@ class GatewaySettings:
 
 
 @attrs.frozen(kw_only=True)
+class HttpSettings:
+    """Bounds of a gateway's HTTP door, for each connection."""
+
+    max_connections: int = 1024
+    """One more is answered 503 and closed."""
+    max_header_bytes: int = 64 * KiB
+    max_body_bytes: int = 64 * MiB
+    """Decoded; more is answered 413."""
+    idle_limit_ns: int = 75 * SECOND
+    """From an answer to the whole head of the next request; then the connection is closed."""
+    body_limit_ns: int = 30 * SECOND
+    """From the head to the end of the body; then it is answered 408."""
+    send_limit_ns: int = 30 * SECOND
+    """For a client to take its answer; then the connection is closed."""
+    default_slo_ns: int = 1 * SECOND
+    """Of a request that names none. Long: who has a deadline says so."""
+
+
+@attrs.frozen(kw_only=True)
 class CudaSettings:
     """What only the cuda device asks. `tools/gpu_check` has an experiment for each guess here."""
 
@@ -192,6 +211,7 @@ class ClusterSettings:
     scheduler: SchedulerSettings = SchedulerSettings()
     link: LinkSettings = LinkSettings()
     gateway: GatewaySettings = GatewaySettings()
+    http: HttpSettings = HttpSettings()
     executor: ExecutorSettings = ExecutorSettings()
 
 

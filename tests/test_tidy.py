@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cw.core",),
     ("cw.rpc.ports", "cw.devices.device", "cw.models"),
     ("cw.actors",),
-    ("cw.rpc", "cw.devices"),
+    ("cw.rpc", "cw.devices", "cw.http"),
     ("cw.client",),
     ("cw.sim", "cw.workload", "cw.records"),
     ("cw", "cw.cli", "cw.__main__", "cw.benchmarks"),

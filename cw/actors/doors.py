@@ -32,7 +32,7 @@ from cw.errors import (
 from cw.messages import Answer, ClusterStatus, InferCall, ModelId, ModelSpec, ModelStatus
 from cw.models.archive import FILE_BYTES_MAX, read_manifest
 from cw.models.store import ModelStore
-from cw.rpc.ports import AdminPort, GatewaySession, TenantPort, UploadPort
+from cw.rpc.ports import AdminPort, GatewaySession, UploadPort
 from cw.units import format_bytes
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class ServingDoor:
     uploads_max: int = 16
     uploads_open: int = attrs.field(default=0, init=False)
 
-    async def login(self, key: str) -> TenantPort:
+    async def login(self, key: str) -> "TenantDoor":
         """See `ServingPort.login`."""
         if key and not self._is_admin(key):
             raise AccessDenied("this cluster has no tenant with that key; use the empty key")
@@ -117,16 +117,24 @@ class TenantDoor:
         """See `TenantPort.infer`."""
         return await self.gateway.infer(call, arrival_ns=now_ns())
 
+    def model_spec(self, name: str) -> ModelSpec:
+        """Describe a model, as this gateway knows it.
+
+        Raises:
+            UnknownModel: There is none of that name.
+        """
+        spec = self.gateway.models.get(name)
+        if spec is None:
+            raise UnknownModel(f"no model is named {name[:128]!r}; see 'cw model list'")
+        return spec
+
     async def models(self) -> Sequence[ModelStatus]:
         """See `TenantPort.models`."""
         return (await _session(self.gateway).status()).models
 
     async def model_status(self, name: str) -> ModelStatus:
         """See `TenantPort.model_status`."""
-        spec = self.gateway.models.get(name)
-        if spec is None:
-            raise UnknownModel(f"no model is named {name[:128]!r}; see 'cw model list'")
-        return await _session(self.gateway).model_status(spec.model_id)
+        return await _session(self.gateway).model_status(self.model_spec(name).model_id)
 
     async def status(self) -> ClusterStatus:
         """See `TenantPort.status`."""

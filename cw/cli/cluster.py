@@ -43,6 +43,8 @@ class RunningCluster:
 
     folder: Path
     gateways: tuple[str, ...]
+    http: tuple[str, ...]
+    """The gateways' HTTP doors, as URLs."""
     admin_key: str
     supervisor: Supervisor
 
@@ -59,7 +61,12 @@ class RunningCluster:
 
 @asynccontextmanager
 async def running_cluster(
-    settings: ClusterSettings, folder: Path, *, port: int = 0, pin: bool = False
+    settings: ClusterSettings,
+    folder: Path,
+    *,
+    port: int = 0,
+    http_port: int = 0,
+    pin: bool = False,
 ) -> AsyncIterator[RunningCluster]:
     """Run a cluster's processes for the length of the context.
 
@@ -67,6 +74,7 @@ async def running_cluster(
         settings: Its shape.
         folder: For the store, logs, key and endpoints; made if need be.
         port: Of the first gateway; 0 for any free one.
+        http_port: Of its HTTP door; likewise.
         pin: Give each executor a core of its own.
 
     Raises:
@@ -76,8 +84,8 @@ async def running_cluster(
     async with AsyncExitStack() as stack:
         stack.callback(os.close, _lock(folder))
         admin_key = _lay_out(folder, settings)
-        ports = [0, port] + [0] * (settings.gateways - 1)
-        listeners = [_listen(number) for number in ports]
+        others = [0] * (settings.gateways - 1)
+        listeners = [_listen(number) for number in (0, port, *others, http_port, *others)]
         for listener in listeners:
             stack.callback(listener.close)
         specs = _specs(settings, folder, listeners, pin=pin)
@@ -86,7 +94,8 @@ async def running_cluster(
         await nursery.start(supervisor.run)
         cluster = RunningCluster(
             folder=folder,
-            gateways=tuple(_address(listener) for listener in listeners[1:]),
+            gateways=tuple(map(_address, _doors(listeners)[0])),
+            http=tuple(map(_url, _doors(listeners)[1])),
             admin_key=admin_key,
             supervisor=supervisor,
         )
@@ -102,7 +111,7 @@ def ready_line(cluster: RunningCluster, settings: ClusterSettings) -> dict[str, 
     """Say what `up --json` prints, and what the `cw` command reads to find the cluster."""
     return {
         "gateways": list(cluster.gateways),
-        "http": [],
+        "http": list(cluster.http),
         "executors": settings.executors,
         "pid": os.getpid(),
     }
@@ -136,16 +145,17 @@ def _specs(
         specs += _hosts(settings, controller, shared, logs)
     else:
         specs += _executors(settings, controller, shared, logs, executor_cores, other_cores)
-    for index, listener in enumerate(listeners[1:]):
+    for index, doors in enumerate(zip(*_doors(listeners), strict=True)):
         name = f"gateway-{index}"
+        native, http = (door.fileno() for door in doors)
         argv: tuple[str, ...] = (*COMMAND, "gateway", "--name", name, "--controller", controller)
-        argv += ("--listen", f"fd:{listener.fileno()}", *shared)
+        argv += ("--listen", f"fd:{native}", "--listen-http", f"fd:{http}", *shared)
         specs.append(
             ChildSpec(
                 name=name,
                 argv=argv + _pinned(other_cores),
                 log_path=logs / f"{name}.log",
-                pass_fds=(listener.fileno(),),
+                pass_fds=(native, http),
                 beside=settings.executors > 0 or index > 0,
             )
         )
@@ -237,9 +247,22 @@ def _listen(port: int) -> socket.socket:
     return listener
 
 
+def _doors(
+    listeners: list[socket.socket],
+) -> tuple[list[socket.socket], list[socket.socket]]:
+    """Say which of a cluster's sockets are gateways' doors: the native ones, and those for HTTP."""
+    gateways = len(listeners) // 2
+    return listeners[1 : 1 + gateways], listeners[1 + gateways :]
+
+
 def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()
     return f"tcp:{host}:{port}"
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()
+    return f"http://{host}:{port}"
 
 
 def _lock(folder: Path) -> int:

@@ -20,6 +20,7 @@ from typing import Any
 import attrs
 import trio
 
+import cw
 from cw.actors.controller import ControllerActor
 from cw.actors.doors import ServingDoor
 from cw.actors.executor import ExecutorActor
@@ -35,10 +36,12 @@ from cw.devices.emulated import EmulatedDevice
 from cw.devices.profile_file import read_profile
 from cw.devices.shared_timer import SharedTimer
 from cw.errors import ConfigError
+from cw.http.door import HttpDoor
+from cw.http.server import serve_http
 from cw.messages import Epoch, Incarnation
 from cw.models.store import ModelStore
 from cw.rpc.client import connect_controller, connect_executor
-from cw.rpc.server import serve_controller, serve_executor, serve_gateway
+from cw.rpc.server import listen_at, serve_controller, serve_executor, serve_gateway
 from cw.units import PAGE_BYTES, format_bytes
 
 logger = logging.getLogger(__name__)
@@ -122,9 +125,14 @@ async def controller(around: Surroundings, listen: str, ready: Ready) -> None:
 
 
 async def gateway(
-    around: Surroundings, name: str, controller_address: str, listen: str, ready: Ready
+    around: Surroundings,
+    name: str,
+    controller_address: str,
+    listen: str,
+    listen_http: str | None,
+    ready: Ready,
 ) -> None:
-    """Run a gateway until cancelled."""
+    """Run a gateway until cancelled; with an HTTP door if it has an address for that."""
     settings = around.settings
     actor = GatewayActor(
         name=name,
@@ -137,7 +145,13 @@ async def gateway(
     async with trio.open_nursery() as nursery:
         await nursery.start(actor.run)
         address = await nursery.start(partial(serve_gateway, listen, door, settings.link))
-        ready({"address": address})
+        told = {"address": address}
+        if listen_http is not None:
+            http = HttpDoor(door.login, settings.http.default_slo_ns, cw.__version__)
+            listener = listen_at(listen_http)
+            serve = partial(serve_http, listener, http.answer, settings.http)
+            told["http"] = await nursery.start(serve)
+        ready(told)
 
 
 async def executor(

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"store, logs, key and endpoints; default {DEFAULT_FOLDER}",
     )
     up.add_argument("--port", type=port, default=0, help="of the first gateway; default: any free")
+    up.add_argument("--http-port", type=port, default=0, help="of its HTTP door; likewise")
     up.add_argument("--json", action="store_true", help="print the ready line as JSON on stdout")
     demo = verbs.add_parser("demo", help="two trained models, real inputs, ten seconds of load")
     demo.add_argument("--json", action="store_true", help="print one JSON object on stdout")
@@ -117,12 +118,14 @@ async def _up(args: argparse.Namespace) -> int:
             f"starting a controller, {settings.gateways} gateway(s) and {settings.executors} "
             f"{settings.executor.device} executor(s); logs in {args.dir / 'logs'}"
         )
-        async with running_cluster(settings, args.dir, port=args.port, pin=args.pin) as cluster:
+        async with running_cluster(
+            settings, args.dir, port=args.port, http_port=args.http_port, pin=args.pin
+        ) as cluster:
             line = ready_line(cluster, settings)
             if args.json:
                 print_json(line)
             else:
-                doors = " ".join(cluster.gateways)
+                doors = " ".join((*cluster.gateways, *cluster.http))
                 many = f"{settings.executors} executor(s)"
                 print(f"ready: gateways {doors}; {many}; Ctrl-C stops everything", flush=True)
             await trio.sleep(math.inf)  # until a signal cancels

@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="gateway")
     parser.add_argument("--controller", required=True, metavar="ADDRESS")
     parser.add_argument("--listen", required=True, help="tcp:HOST:PORT, unix:PATH or fd:N")
+    parser.add_argument("--listen-http", help="likewise, for the Open Inference Protocol over HTTP")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -19,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     around = compose.surroundings(args.folder)
     return compose.role(
         args.name,
-        partial(compose.gateway, around, args.name, args.controller, args.listen),
+        partial(compose.gateway, around, args.name, args.controller, args.listen, args.listen_http),
         supervised=args.supervised,
         cores=compose.parse_cores(args.cores),
     )

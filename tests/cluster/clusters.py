@@ -101,7 +101,7 @@ class DevCluster:
         return run_cw(*words, "--connect", self.address, CW_ADMIN_KEY=self.admin_key, **changed)
 
     def port_of(self, name):
-        """Find where one of its processes listens, whatever it told its peers."""
+        """Find where one of its processes listens for its own protocol, whatever it told peers."""
         inodes = set()
         for descriptor in Path(f"/proc/{self.pids[name]}/fd").iterdir():
             target = os.readlink(descriptor)

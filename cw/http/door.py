@@ -1,0 +1,181 @@
+"""What each path of the HTTP door means; who asks is known by the key.
+
+A key is given as ``Authorization: Bearer KEY``; without one the caller is the default tenant, where
+there is one. Every path does what the tenant's capability lets it do, and nothing else.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Protocol
+
+import attrs
+
+from cw.errors import AccessDenied, PeerDisconnected, UnknownModel
+from cw.http.described import VERSION, Statistics, configuration, metadata
+from cw.http.exchange import HttpError, HttpRequest, HttpResponse, json_response
+from cw.http.infer import read_request, write_answer
+from cw.messages import Answer, InferCall, ModelSpec, ModelState, ModelStatus
+
+EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+KEYS_REMEMBERED: Final = 1024
+"""Capabilities kept for keys that come with each request; the one that was longest unused goes."""
+
+
+class Tenant(Protocol):
+    """What the door needs of a tenant's capability."""
+
+    def model_spec(self, name: str) -> ModelSpec:
+        """Describe a model that may be asked for; raises `UnknownModel`."""
+        ...
+
+    async def infer(self, call: InferCall) -> Answer:
+        """Answer a request, exactly once."""
+        ...
+
+    async def models(self) -> Sequence[ModelStatus]:
+        """List the models that may be asked for."""
+        ...
+
+    async def model_status(self, name: str) -> ModelStatus:
+        """Describe one of them; raises `UnknownModel`."""
+        ...
+
+
+Login = Callable[[str], Awaitable[Tenant]]
+"""Enter by a key; raises `AccessDenied`."""
+
+
+@attrs.define(eq=False)
+class HttpDoor:
+    """Answers requests.
+
+    Args:
+        login: The gateway's.
+        default_slo_ns: Of a request that names none.
+        version: Of cw.
+    """
+
+    login: Login
+    default_slo_ns: int
+    version: str
+    _tenants: OrderedDict[str, Tenant] = attrs.field(factory=OrderedDict, init=False)
+    _statistics: dict[str, Statistics] = attrs.field(factory=dict, init=False)
+
+    async def answer(self, request: HttpRequest) -> HttpResponse:
+        """Answer one request.
+
+        Raises:
+            HttpError: It gets an error for an answer.
+        """
+        match (request.method, request.path):
+            case ("GET" | "HEAD", ("v2", "health", "live")):
+                return json_response({"live": True})
+            case ("GET", ("v2",)):
+                return json_response(
+                    {"name": "cw", "version": self.version, "extensions": EXTENSIONS}
+                )
+        try:
+            return await self._of_tenant(request, await self._tenant(request))
+        except UnknownModel as exc:
+            raise HttpError(404, str(exc)) from exc
+        except PeerDisconnected as exc:
+            raise HttpError(503, str(exc), retry_after_s=1) from exc
+
+    async def _of_tenant(self, request: HttpRequest, tenant: Tenant) -> HttpResponse:
+        match (request.method, _without_version(request.path)):
+            case ("POST", ("v2", "models", name, "infer")):
+                return await self._infer(request, tenant, name)
+            case ("GET" | "HEAD", ("v2", "health", "ready")):
+                await tenant.models()
+                return json_response({"ready": True})
+            case ("GET", ("v2", "models", "stats")):
+                names = [status.spec.name for status in await tenant.models()]
+                return json_response({"model_stats": [self._stats(name) for name in names]})
+            case ("GET", ("v2", "models", name)):
+                return json_response(metadata(tenant.model_spec(name)))
+            case ("GET" | "HEAD", ("v2", "models", name, "ready")):
+                return await _readiness(tenant, name)
+            case ("GET", ("v2", "models", name, "config")):
+                return json_response(configuration(tenant.model_spec(name)))
+            case ("GET", ("v2", "models", name, "stats")):
+                tenant.model_spec(name)
+                return json_response({"model_stats": [self._stats(name)]})
+            case ("POST", ("v2", "repository", "index")):
+                return json_response([_indexed(status) for status in await tenant.models()])
+        raise HttpError(
+            404,
+            f"nothing is at {request.method[:16]} /{'/'.join(request.path)[:128]}; the Open "
+            "Inference Protocol's paths begin with /v2, and docs/http.md lists what is served",
+        )
+
+    async def _tenant(self, request: HttpRequest) -> Tenant:
+        """Find the caller's capability.
+
+        Raises:
+            HttpError: The key opens nothing.
+        """
+        given = request.headers.get("authorization", "")
+        scheme, _, key = given.partition(" ")
+        if given and scheme.lower() != "bearer":
+            raise HttpError(401, "expected the header 'Authorization: Bearer KEY'")
+        key = key.strip()
+        tenant = self._tenants.get(key)
+        if tenant is None:
+            try:
+                tenant = await self.login(key)
+            except AccessDenied as exc:
+                raise HttpError(401, str(exc)) from exc
+            self._tenants[key] = tenant
+            if len(self._tenants) > KEYS_REMEMBERED:
+                self._tenants.popitem(last=False)
+        else:
+            self._tenants.move_to_end(key)
+        return tenant
+
+    async def _infer(self, request: HttpRequest, tenant: Tenant, name: str) -> HttpResponse:
+        spec = tenant.model_spec(name)
+        asked = read_request(request, spec, self.default_slo_ns)
+        answer = await tenant.infer(asked.call)
+        counted = self._statistics.setdefault(name, Statistics())
+        counted.add(answer, wall_ms=time.time_ns() // 1_000_000)
+        return write_answer(asked, spec, answer)
+
+    def _stats(self, name: str) -> dict[str, Any]:
+        return self._statistics.get(name, Statistics()).shown(name)
+
+
+def _without_version(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Take ``versions/1`` out of a path.
+
+    Raises:
+        HttpError: Another version is asked for.
+    """
+    match path:
+        case ("v2", "models", name, "versions", version, *rest):
+            if version != VERSION:
+                raise HttpError(404, f"model {name[:64]!r} has the version {VERSION} only")
+            return ("v2", "models", name, *rest)
+    return path
+
+
+async def _readiness(tenant: Tenant, name: str) -> HttpResponse:
+    status = await tenant.model_status(name)
+    if status.state is not ModelState.READY:
+        raise HttpError(
+            503,
+            f"model {name[:64]!r} is {status.state.value}, {status.steps_done} of "
+            f"{status.steps_total} steps done {status.detail}".rstrip(),
+            retry_after_s=1,
+        )
+    return json_response({"name": name, "ready": True})
+
+
+def _indexed(status: ModelStatus) -> dict[str, str]:
+    states = {ModelState.READY: "READY", ModelState.REGISTERING: "LOADING"}
+    return {
+        "name": status.spec.name,
+        "version": VERSION,
+        "state": states.get(status.state, "UNAVAILABLE"),
+        "reason": status.detail,
+    }
