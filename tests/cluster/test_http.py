@@ -106,7 +106,7 @@ def test_both_doors_share_batches(tmp_path, mlp):
 
 
 def test_a_deadline_that_can_not_be_met_is_refused(door):
-    """Too early for the answer, and perhaps for the controller's word of when it could have been."""
+    """Too early for the answer, and perhaps for the controller's word of when it could be."""
     status, headers, told = ask(door, "POST", INFER, body(slo_ms=1.5))
 
     assert status == 429
