@@ -1,5 +1,6 @@
 """What is each device's own: the CPU really computes, the emulated one obeys its profile."""
 
+import weakref
 from pathlib import Path
 
 import attrs
@@ -74,6 +75,21 @@ async def test_cpu_shares_one_program_between_models(archives):
 
         # Each has an image of its own in host memory, and next to nothing beside it.
         assert (private_bytes() - before) / 50 < archive.manifest.image_bytes + 500_000
+
+
+async def test_cpu_programs_go_with_their_last_model(archives):
+    """A graph is a cycle of Python objects, megabytes of them, and the collector is kept away."""
+    async with open_device("cpu") as device:
+        specs = [await prepare(device, archives[f"tiny-cnn-{half}"]) for half in "ab"]
+        program = weakref.ref(device._programs[specs[0].program_sha256])
+        graph = weakref.ref(program()._forward.__self__)
+        await device.forget(specs[0].model_id)
+        await prepare(device, archives["tiny-mlp-a"])
+        assert graph() is not None
+        await device.forget(specs[1].model_id)
+        await prepare(device, archives["tiny-mlp-b"])
+
+        assert program() is graph() is None
 
 
 async def test_emulated_time_is_virtual_on_a_virtual_clock(archives, autojump_clock):

@@ -63,6 +63,7 @@ class CpuDevice:
         self._claims: Final = PageClaims(memory.pages_total)
         self._models: Final[dict[ModelId, _Prepared]] = {}
         self._programs: Final[dict[str, CpuProgram]] = {}
+        self._has_dropped_programs = False
 
     @classmethod
     async def open(
@@ -251,7 +252,8 @@ class CpuDevice:
             reader=OutputReader(model),
             image_address=image_address,
         )
-        settle_garbage()
+        settle_garbage(anew=self._has_dropped_programs)
+        self._has_dropped_programs = False
         return prepared
 
     def _forget(self, model_id: ModelId) -> None:
@@ -259,6 +261,7 @@ class CpuDevice:
         model.program.models -= 1
         if model.program.models == 0:
             del self._programs[model.spec.program_sha256]
+            self._has_dropped_programs = True
         page_range = model.range
         del model  # its tensors first, then the addresses that they look at
         page_range.release()
