@@ -134,7 +134,8 @@ class TenantDoor:
 
     async def model_status(self, name: str) -> ModelStatus:
         """See `TenantPort.model_status`."""
-        return await _session(self.gateway).model_status(self.model_spec(name).model_id)
+        spec = self.model_spec(name)
+        return await _session(self.gateway).model_status(spec.model_id)
 
     async def status(self) -> ClusterStatus:
         """See `TenantPort.status`."""
