@@ -71,4 +71,7 @@ class HostMemoryFull(CwError):
 
 
 class ProgramNotAllowed(CwError):
-    """A program's hash is not on the allow-list. An administrator allows it, or it never runs."""
+    """A program is not on the allow-list, and holds what only allowed ones may hold.
+
+    Write it with the operators that any program may use, or have an administrator allow it.
+    """

@@ -2,8 +2,8 @@
 
 It drives the device's PREPARE, LOAD and UNLOAD and keeps the books of them: a residency table and
 a page pool, nothing more. What to load and whom to displace is the controller's choice alone. It
-also stands guard: a program is code that runs with this process's rights, so nothing is handed to
-the device before the program's own bytes were found on the allow-list.
+also stands guard: a program that torch loads is code that runs with this process's rights, so the
+device is told whether the program's own bytes are on the allow-list; all others it rebuilds.
 
 Neighbours: `lane.py` calls it, one lane at a time for any one model (`core/residency.py` rule 4).
 """
@@ -19,7 +19,7 @@ from cw.actors.clock import now_ns
 from cw.core.pages import PagePool
 from cw.core.residency import Residency, ResidencyTable, Step
 from cw.devices.device import Device, DeviceReport
-from cw.errors import ArchiveInvalid, CwError, ProgramNotAllowed
+from cw.errors import ArchiveInvalid, CwError
 from cw.messages import ModelId, ModelSpec, Window, model_id_for
 from cw.models.store import ModelStore
 
@@ -30,6 +30,8 @@ class ModelFiles:
 
     program: Path
     weights: Path
+    is_allowed: bool = False
+    """An administrator vouches for the program: torch may load it."""
 
 
 class LocateModel(Protocol):
@@ -41,7 +43,6 @@ class LocateModel(Protocol):
         Raises:
             UnknownModel: The store has no such model.
             ArchiveInvalid: The store's files are not what the spec names.
-            ProgramNotAllowed: The program is not on the allow-list.
         """
         ...
 
@@ -70,18 +71,17 @@ class StoreLocator:
                 f"expected model {model.name!r} with the contents of id {model.model_id}, the "
                 f"store has those of id {found}: it was replaced; remove it and add it again"
             )
-        if not self.store.is_allowed(model.program_sha256):
-            raise ProgramNotAllowed(
-                f"program {model.program_sha256} of model {model.name!r} is not on the allow-list: "
-                "an administrator has to allow it before any executor runs it"
-            )
         actual = _sha256_of(stored.program_path)
         if actual != model.program_sha256:
             raise ArchiveInvalid(
                 f"expected program {model.program_sha256}, its file in the store hashes to "
                 f"{actual}: the disk is bad or it was tampered with; add the model again"
             )
-        return ModelFiles(program=stored.program_path, weights=stored.weights_path)
+        return ModelFiles(
+            program=stored.program_path,
+            weights=stored.weights_path,
+            is_allowed=self.store.is_allowed(model.program_sha256),
+        )
 
 
 class WeightsCache:
@@ -130,8 +130,8 @@ class WeightsCache:
 
         Raises:
             UnknownModel: The store has no such model.
-            ArchiveInvalid: Its files are not what the spec names, or do not fit each other.
-            ProgramNotAllowed: Its program is not on the allow-list.
+            ArchiveInvalid: Its files are not what the spec names, do not fit each other, or hold a
+                program that nobody allowed and that can't be rebuilt.
         """
         self.announce(model)
         if self.state(model.model_id) is not Residency.UNKNOWN:
@@ -139,7 +139,9 @@ class WeightsCache:
             return DeviceReport(start_ns=now, end_ns=now, device_ns=0, running_ns=0)
         try:
             files = await self._locate(model)
-            report = await self._device.prepare(model, files.program, files.weights)
+            report = await self._device.prepare(
+                model, files.program, files.weights, is_allowed=files.is_allowed
+            )
         except CwError:
             del self._specs[model.model_id]
             raise

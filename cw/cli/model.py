@@ -71,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument(
         "--allow-program",
         action="store_true",
-        help="put their programs on the allow-list: executors run a program as code, so only "
-        "for archives whose maker you trust",
+        help="put their programs on the allow-list: torch loads those as code, with no check of "
+        "their operators, so only for archives whose maker you trust",
     )
     add.add_argument("--no-wait", action="store_true", help="do not wait for the profile")
     listing = verbs.add_parser("list", help="list the models")

@@ -49,13 +49,17 @@ class Device(Protocol):
         """Say what the device is; constant for its life."""
         ...
 
-    async def prepare(self, model: ModelSpec, program: Path, weights: Path) -> DeviceReport:
+    async def prepare(
+        self, model: ModelSpec, program: Path, weights: Path, *, is_allowed: bool = False
+    ) -> DeviceReport:
         """Load the program, reserve addresses for the weights, open the host image.
 
         Args:
             model: What to prepare; preparing it twice is a no-op.
-            program: The program's file; its hash was checked against the allow-list by the caller.
+            program: The program's file.
             weights: The weights' file, a page-aligned image (`models/image.py`).
+            is_allowed: The program's hash is on the allow-list, so torch may load it; if not, it is
+                rebuilt from its graph's data.
 
         Raises:
             ArchiveInvalid: Program and weights do not fit each other or the model's spec.

@@ -19,14 +19,22 @@ from cw.models.program_signature import ProgramSignature, check_weights, read_si
 
 @attrs.frozen(kw_only=True)
 class CheckedProgram:
-    """A program's bytes, the very ones whose hash and contents were checked."""
+    """A program's bytes, the very ones whose hash and contents were checked.
+
+    Attributes:
+        sha256: Of `data`.
+        data: The whole file.
+        signature: What it takes and gives.
+        is_allowed: An administrator vouches for it; if not, torch must not load it.
+    """
 
     sha256: str
     data: bytes
     signature: ProgramSignature
+    is_allowed: bool
 
 
-def read_program(model: ModelSpec, path: Path) -> CheckedProgram:
+def read_program(model: ModelSpec, path: Path, *, is_allowed: bool) -> CheckedProgram:
     """Read a program and check that it is the one that the spec names.
 
     Raises:
@@ -42,7 +50,8 @@ def read_program(model: ModelSpec, path: Path) -> CheckedProgram:
             f"program of {model.name}: expected sha256 {model.program_sha256}, got {digest} "
             f"at {path}: the store was changed by hand; add the model again"
         )
-    return CheckedProgram(sha256=digest, data=data, signature=read_signature(check_program(data)))
+    signature = read_signature(check_program(data))
+    return CheckedProgram(sha256=digest, data=data, signature=signature, is_allowed=is_allowed)
 
 
 def read_weights(path: Path) -> ImageLayout:

@@ -1,9 +1,10 @@
 """``program.pt2``: an exported program without weights, checked as data and never loaded.
 
 Loading a ``.pt2`` executes what it says: sample inputs are unpickled, shape expressions are
-evaluated as Python, and operators are looked up by name in ``torch``. So two gates stand before
-``torch.export.load``: the allow-list of program hashes (``store.py``), which is the one to rely
-on, and this module, which refuses whatever ``pack.py`` would not have written:
+evaluated as Python, and operators are looked up by name in ``torch``. Programs that nobody vouches
+for are rebuilt from their graph instead (``safe_graph.py``). For all others two gates stand before
+``torch.export.load``: the allow-list of program hashes (``store.py``), which is the one to rely on,
+and this module, which refuses whatever ``pack.py`` would not have written:
 
 - a zip that is byte for byte what ``write_program`` writes from its members: stored (so no zip
   bomb fits in), nothing hidden between members, no two readers that see different files;

@@ -3,7 +3,7 @@
 ::
 
     programs/<sha256>.pt2            shared by all models of one architecture
-    programs/allowed.txt             the programs that may be loaded, one sha256 a line
+    programs/allowed.txt             the programs that torch may load, one sha256 a line
     models/<name>/current            the version that is served
     models/<name>/<version>/         model.toml and weights.safetensors, never changed
     profiles/<device>/<sha256>.json  what was measured of a program on a kind of device
@@ -40,6 +40,8 @@ from cw.models.archive import (
     verify_archive,
 )
 from cw.models.manifest import Manifest, check_name, check_sha256
+from cw.models.program import check_program
+from cw.models.safe_graph import read_safe_graph
 
 _CURRENT_FILE: Final = "current"
 _ALLOWED_FILE: Final = "allowed.txt"
@@ -123,20 +125,29 @@ class ModelStore:
 
         Raises:
             ArchiveInvalid, ManifestInvalid: It is not what it says.
-            ProgramNotAllowed: Nobody has allowed its program.
+            ProgramNotAllowed: Nobody has allowed its program, and it can't do without.
         """
         assert staged.parent == self._staging, f"not staged here: {staged}"
         manifest = verify_archive(staged).manifest
         if not self.is_allowed(manifest.program_sha256):
-            raise ProgramNotAllowed(
-                f"program {manifest.program_sha256} of model {manifest.name!r} is not allowed. "
-                "If you trust who made it: 'cw model add --allow-program'"
-            )
+            self._check_safe(staged, manifest)
         for name in FILE_BYTES_MAX:
             _sync(staged / name)
         with self._writing():
             version = self._move_in(staged, manifest)
         return self._read(manifest.name, version)
+
+    def _check_safe(self, staged: Path, manifest: Manifest) -> None:
+        """Let a program in that nobody vouches for, if executors can rebuild it from its data."""
+        program = (staged / PROGRAM_FILE).read_bytes()
+        try:
+            read_safe_graph(check_program(program))
+        except ArchiveInvalid as exc:
+            raise ProgramNotAllowed(
+                f"program {manifest.program_sha256} of model {manifest.name!r} is not on the "
+                f"allow-list, and can't be run without: {exc}. If you trust who made it: "
+                "'cw model add --allow-program'"
+            ) from exc
 
     def get(self, name: str) -> StoredModel:
         """Return the current version of a model.
@@ -223,7 +234,7 @@ class ModelStore:
         return allowed
 
     def is_allowed(self, program_sha256: str) -> bool:
-        """Say whether a program may be loaded. An executor asks this before it loads one."""
+        """Say whether torch may load a program. Executors rebuild all others from their data."""
         return program_sha256 in self.allowed_programs()
 
     def allow_program(self, program_sha256: str, comment: str) -> None:

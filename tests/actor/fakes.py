@@ -122,7 +122,7 @@ class FakeDevice:
             "running_ns": duration_ns,
         }
 
-    async def prepare(self, model, program, weights):
+    async def prepare(self, model, program, weights, *, is_allowed=False):
         if self.refuses_prepare is not None:
             raise self.refuses_prepare
         report = await self._take("prepare", model.model_id, self.prepare_ns, lane="infer")

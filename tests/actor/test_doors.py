@@ -31,6 +31,7 @@ from cw.models.pack import pack_weights
 from cw.models.store import ModelStore
 from cw.rpc.memory import MemoryNetwork
 from tests.actor.fakes import MODEL
+from tests.writing_model import WRITING
 
 KEY = "the administrator's key"
 
@@ -283,9 +284,9 @@ async def test_hostile_archive_leaves_nothing(rig, packed, tmp_path):
     assert rig.session.added == []
 
 
-async def test_program_has_to_be_allowed_first(rig, packed):
-    """Executors run programs as code: only an administrator's word lets one in."""
-    (rig.store.root / "programs" / "allowed.txt").write_text("")
+async def test_a_program_that_cannot_be_rebuilt_has_to_be_allowed_first(rig, tmp_path):
+    """Executors run it as code: only an administrator's word lets one in."""
+    packed = WRITING.pack(tmp_path / "writing")
     admin = await rig.admin()
     with pytest.raises(ProgramNotAllowed):
         await (await begin(admin, packed.folder)).commit()

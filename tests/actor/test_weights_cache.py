@@ -7,7 +7,7 @@ import pytest
 
 from cw.actors.weights_cache import StoreLocator, WeightsCache
 from cw.core.residency import Residency
-from cw.errors import ArchiveInvalid, DeviceFault, ProgramNotAllowed, ProtocolViolation
+from cw.errors import ArchiveInvalid, DeviceFault, ProtocolViolation
 from cw.messages import model_id_for
 from tests.actor.fakes import MODEL, FakeDevice, locate_anything, make_model
 
@@ -135,14 +135,21 @@ async def test_an_allowed_program_with_the_right_bytes_is_found(store):
 @pytest.mark.parametrize(
     ("change", "error", "why"),
     [
-        ({"allowed": frozenset()}, ProgramNotAllowed, "not on the allow-list"),
         ({"weights_sha256": "c" * 64}, ArchiveInvalid, "it was replaced"),
     ],
 )
-async def test_what_is_not_allowed_or_not_what_it_says_is_refused(store, change, error, why):
-    """A program is code with this process's rights: nothing is loaded before it was checked."""
+async def test_what_is_not_what_it_says_is_refused(store, change, error, why):
+    """A name may have other contents by now; the plan was made for these."""
     with pytest.raises(error, match=why):
         await StoreLocator(attrs.evolve(store, **change))(spec())
+
+
+@pytest.mark.parametrize("allowed", [frozenset(), frozenset({PROGRAM_SHA256})])
+async def test_the_device_is_told_whether_a_program_is_allowed(store, allowed):
+    """A program that torch loads is code with this process's rights; all others are rebuilt."""
+    files = await StoreLocator(attrs.evolve(store, allowed=allowed))(spec())
+
+    assert files.is_allowed is bool(allowed)
 
 
 async def test_a_program_changed_on_the_disk_is_refused(store):

@@ -1,7 +1,6 @@
 """Graphs whose one kernel is a function of the host: it runs the model's program on the pages."""
 
 import ctypes
-import io
 import math
 
 import torch
@@ -9,6 +8,7 @@ from cuda.bindings import driver as cuda
 
 from cw.devices.cuda.driver import CardFull
 from cw.devices.cuda.graphs import CapturedGraph
+from cw.devices.program_modules import load_module
 from cw.errors import ArchiveInvalid, DeviceFault
 from cw.models.torch_dtypes import TORCH_DTYPES
 from tests.softcuda.kernels import LAUNCH_FAILED, Kernel, launch_kernel
@@ -31,7 +31,7 @@ class HostGraphs:
         self._around = around
 
     def load(self, checked, model):
-        return torch.export.load(io.BytesIO(checked.data)).graph_module, checked.signature
+        return load_module(checked, model), checked.signature
 
     def capture(self, program, model, layout, address, buffers, stream):
         module, signature = program

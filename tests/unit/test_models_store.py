@@ -12,6 +12,7 @@ from cw.models.examples.tiny import MLP
 from cw.models.image import WeightsImage
 from cw.models.pack import pack_weights
 from cw.models.store import ModelStore
+from tests.writing_model import WRITING
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +119,20 @@ def test_a_name_that_is_a_path_reaches_nothing(store, name):
             call(name)
 
 
-def test_a_program_that_nobody_allowed_is_refused(tmp_path, packed):
-    """Loading a program runs it; so someone must have said that it may run."""
-    store = ModelStore(tmp_path)
+def test_a_program_that_nobody_allowed_is_let_in_only_if_it_can_be_rebuilt(tmp_path, packed):
+    """What torch would have to load runs as code; so someone must have said that it may."""
+    store = ModelStore(tmp_path / "store")
     store.prepare()
+    writing = WRITING.pack(tmp_path / "writing")
 
-    with pytest.raises(ProgramNotAllowed, match="--allow-program"):
-        store.add(packed.folder)
+    with pytest.raises(ProgramNotAllowed, match=r"relu_\.default.*--allow-program"):
+        store.add(writing.folder)
     assert files_of(store) == []
+
+    store.add(packed.folder)
+    store.allow_program(writing.manifest.program_sha256, "ours")
+    store.add(writing.folder)
+    assert len(store.models()) == 2
 
 
 def test_the_allow_list_keeps_comments_and_is_strict(store, packed):

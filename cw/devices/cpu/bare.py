@@ -56,7 +56,8 @@ class BareModel:
             ArchiveInvalid: They do not fit each other.
         """
         keep_large_blocks()
-        checked, layout = read_program(model, program_path), read_weights(weights)
+        checked = read_program(model, program_path, is_allowed=True)  # one's own
+        layout = read_weights(weights)
         check_fit(model, checked.signature, layout)
         program = load_program(checked, model)
         program.buffers.grow(model.batch_sizes)

@@ -120,7 +120,9 @@ class CpuDevice:
         """Say what processor this is, and how fast it copied a page at the start."""
         return self._description
 
-    async def prepare(self, model: ModelSpec, program: Path, weights: Path) -> DeviceReport:
+    async def prepare(
+        self, model: ModelSpec, program: Path, weights: Path, *, is_allowed: bool = False
+    ) -> DeviceReport:
         """Load the program if it is new, make the image, bind the parameters.
 
         Raises:
@@ -129,7 +131,7 @@ class CpuDevice:
         """
         if self._claims.knows(model.model_id):
             return (await self._lane.run(lambda: None)).report
-        measured = await self._run(lambda: self._prepare(model, program, weights))
+        measured = await self._run(lambda: self._prepare(model, program, weights, is_allowed))
         self._models[model.model_id] = measured.value
         self._claims.admit(model.model_id)
         return measured.report
@@ -219,11 +221,13 @@ class CpuDevice:
                 "vm.max_map_count or lower [executor] gpu_memory, and start again"
             ) from exc
 
-    def _prepare(self, model: ModelSpec, program_path: Path, weights: Path) -> _Prepared:
+    def _prepare(
+        self, model: ModelSpec, program_path: Path, weights: Path, is_allowed: bool
+    ) -> _Prepared:
         program = self._programs.get(model.program_sha256)
         layout = read_weights(weights)
         if program is None:
-            checked = read_program(model, program_path)
+            checked = read_program(model, program_path, is_allowed=is_allowed)
             check_fit(model, checked.signature, layout)
             program = load_program(checked, model)
         else:

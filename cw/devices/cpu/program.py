@@ -8,7 +8,6 @@ model adds nothing to it but its parameters, at the addresses where its pages wi
 import contextlib
 import ctypes
 import importlib
-import io
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +16,6 @@ from typing import Final
 
 import attrs
 import torch
-from torch import fx
 
 from cw.devices import address_space
 from cw.devices.cpu.image_plan import ImagePlan, plan_image
@@ -25,6 +23,7 @@ from cw.devices.cpu.inputs import InputBuffers
 from cw.devices.cpu.rewriting import Weights, rewrite
 from cw.devices.device import Tensors
 from cw.devices.fitting import CheckedProgram
+from cw.devices.program_modules import load_module
 from cw.errors import ArchiveInvalid, RequestInvalid
 from cw.messages import ModelSpec
 from cw.models.image import ImageLayout
@@ -129,7 +128,7 @@ def load_program(checked: CheckedProgram, model: ModelSpec) -> CpuProgram:
         model: Its first model, for the inputs and the pages that an image may take.
 
     Raises:
-        ArchiveInvalid: This version of torch can't read it, or it takes weights after inputs.
+        ArchiveInvalid: It can't be loaded (`load_module`), or takes weights after inputs.
     """
     signature = checked.signature
     order = [argument.is_weight for argument in signature.arguments]
@@ -139,11 +138,11 @@ def load_program(checked: CheckedProgram, model: ModelSpec) -> CpuProgram:
         argument.name: torch.zeros(argument.shape, dtype=TORCH_DTYPES[argument.datatype])
         for argument in signature.weights
     }
-    rewritten = rewrite(_read_module(checked), own, model.inputs)
+    rewritten = rewrite(load_module(checked, model), own, model.inputs)
     plan = plan_image(rewritten.parameters, own)
     if plan.size_bytes > model.pages * PAGE_BYTES:
         why_not = f"packed, it needs more than the {model.pages} pages of {model.name}"
-        rewritten = rewrite(_read_module(checked), own, model.inputs, why_not=why_not)
+        rewritten = rewrite(load_module(checked, model), own, model.inputs, why_not=why_not)
         plan = plan_image(rewritten.parameters, own)
     logger.info(
         "program_loaded sha256=%s parameters=%d packed=%d why_not=%r",
@@ -163,18 +162,6 @@ def load_program(checked: CheckedProgram, model: ModelSpec) -> CpuProgram:
         models=0,
         forward=forward,
     )
-
-
-def _read_module(checked: CheckedProgram) -> fx.GraphModule:
-    try:
-        module: fx.GraphModule = torch.export.load(io.BytesIO(checked.data)).graph_module
-    # The loader is foreign and documents no errors; none of them is the device's.
-    except Exception as exc:
-        raise ArchiveInvalid(
-            f"program: torch {torch.__version__} can't load it ({type(exc).__name__}: {exc}); "
-            "pack it with a version of torch that cw supports"
-        ) from exc
-    return module
 
 
 def warm_loader() -> None:

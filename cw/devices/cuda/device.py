@@ -101,7 +101,9 @@ class CudaDevice:
         """Say which card this is, and how fast it took a page at the start."""
         return self._description
 
-    async def prepare(self, model: ModelSpec, program: Path, weights: Path) -> DeviceReport:
+    async def prepare(
+        self, model: ModelSpec, program: Path, weights: Path, *, is_allowed: bool = False
+    ) -> DeviceReport:
         """Load the program if it is new, make the image, capture one graph per batch size.
 
         No INFER runs meanwhile, and no page moves.
@@ -116,7 +118,7 @@ class CudaDevice:
         def prepare() -> _Prepared:
             with self._turns.turn():
                 try:
-                    return self._prepare(model, program, weights)
+                    return self._prepare(model, program, weights, is_allowed)
                 except CardFull as exc:
                     raise HostMemoryFull(
                         f"expected room for the graphs and buffers of {model.name}: {exc}; raise "
@@ -245,12 +247,14 @@ class CudaDevice:
         driver.wait(parts.done)
         return driver.between_ns(graph.first, graph.last)
 
-    def _prepare(self, model: ModelSpec, program_path: Path, weights: Path) -> _Prepared:
+    def _prepare(
+        self, model: ModelSpec, program_path: Path, weights: Path, is_allowed: bool
+    ) -> _Prepared:
         parts = self._parts
         layout = read_weights(weights)
         program = self._programs.get(model.program_sha256)
         if program is None:
-            checked = read_program(model, program_path)
+            checked = read_program(model, program_path, is_allowed=is_allowed)
             check_fit(model, checked.signature, layout)
             program = _Program(parts.maker.load(checked, model), checked.signature)
         else:

@@ -4,7 +4,6 @@ Not yet run on a GPU. All graphs share one pool of activations and are captured 
 launches them, so no two may overlap: INFERs take turns. Outputs leave the pool by the last kernels.
 """
 
-import io
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from cw.devices.cuda.capture import Capture, capture, capture_small, warm_up
 from cw.devices.cuda.driver import CardFull, CudaDriver
 from cw.devices.cuda.graphs import Buffers, CapturedGraph
 from cw.devices.fitting import CheckedProgram
+from cw.devices.program_modules import load_module
 from cw.errors import ArchiveInvalid, ConfigError, DeviceFault, HostMemoryFull
 from cw.messages import ModelSpec, TensorSpec
 from cw.models.image import ImageLayout
@@ -90,10 +90,11 @@ class TorchGraphs:
     def load(self, checked: CheckedProgram, model: ModelSpec) -> _Program:
         """Load a program and move what it makes by itself to the card."""
         try:
-            exported = torch.export.load(io.BytesIO(checked.data))
-            module = exported.graph_module
+            module = load_module(checked, model)
             move_program(module, self._device)
-        # The loader is foreign and documents no errors; none of them is the device's.
+        except ArchiveInvalid:
+            raise
+        # Torch is foreign and documents no errors; none of them is the device's.
         except Exception as exc:
             raise ArchiveInvalid(
                 f"program of {model.name}: torch {torch.__version__} can't load it "
