@@ -81,7 +81,7 @@ class GatewaySession(Peer, Protocol):
 
         Raises:
             ModelConflict: The name is taken by other contents.
-            ProgramNotAllowed: Its program is not on the allow-list.
+            ProgramNotAllowed: Its program is not on the allow-list, and can't be rebuilt safely.
         """
         ...
 
@@ -185,7 +185,7 @@ class UploadPort(Protocol):
             ArchiveInvalid: It is damaged or lies about itself.
             ManifestInvalid: Its manifest is wrong.
             ModelConflict: The name is taken by other contents.
-            ProgramNotAllowed: Its program is not on the allow-list.
+            ProgramNotAllowed: Its program is not on the allow-list, and can't be rebuilt safely.
         """
         ...
 
