@@ -7,7 +7,9 @@ the program to the replay on other pages. What it can't show is CUDA's: kernels,
 
 import contextlib
 import ctypes
+import itertools
 import types
+import weakref
 from unittest import mock
 
 import torch
@@ -28,14 +30,20 @@ WITHOUT_KERNEL = ("aten::empty", "aten::empty_like", "aten::empty_strided")
 
 
 class Regions:
-    """Memory of the card's that torch was given to look at."""
+    """Memory of the card's that torch was given to look at, for as long as it does.
+
+    Addresses that were given back become other memory, of the host's perhaps.
+    """
 
     def __init__(self):
-        self._sizes = {}
+        self._spans = {}
+        self._numbers = itertools.count()
 
     def bytes_at(self, address, size_bytes, _device):
-        self._sizes[address] = max(size_bytes, self._sizes.get(address, 0))
         memory = (ctypes.c_uint8 * size_bytes).from_address(address)
+        number = next(self._numbers)
+        self._spans[number] = (address, size_bytes)
+        weakref.finalize(memory, self._spans.pop, number)
         return torch.frombuffer(memory, dtype=torch.uint8)
 
     def empty(self, spec, batch_size, device):
@@ -53,7 +61,7 @@ class Regions:
         found = []
         for tensor in tensors:
             address = tensor.data_ptr()
-            for start, size_bytes in self._sizes.items():
+            for start, size_bytes in tuple(self._spans.values()):
                 if tensor.nbytes and start <= address < start + size_bytes:
                     found.append((address, tensor.nbytes, writes))
                     break
