@@ -121,13 +121,18 @@ class GatewaySettings:
 
 @attrs.frozen(kw_only=True)
 class HttpSettings:
-    """Bounds of a gateway's HTTP door, for each connection."""
+    """Bounds of a gateway's HTTP door."""
 
     max_connections: int = 1024
     """One more is answered 503 and closed."""
     max_header_bytes: int = 64 * KiB
     max_body_bytes: int = 64 * MiB
-    """Decoded; more is answered 413."""
+    """Of one request, decoded; more is answered 413."""
+    max_json_bytes: int = 1 * MiB
+    """Of these its JSON; more is answered 413: a MiB takes 8 to 25 ms to read, in which nobody else
+    is answered. Large tensors come as binary data, which nobody reads."""
+    max_open_bytes: int = 1 * GiB
+    """Bodies of all requests that are open or on their way; one more is answered 503."""
     idle_limit_ns: int = 75 * SECOND
     """From an answer to the whole head of the next request; then the connection is closed."""
     body_limit_ns: int = 30 * SECOND

@@ -147,9 +147,13 @@ async def gateway(
         address = await nursery.start(partial(serve_gateway, listen, door, settings.link))
         told = {"address": address}
         if listen_http is not None:
-            http = HttpDoor(door.login, settings.http.default_slo_ns, cw.__version__)
-            listener = listen_at(listen_http)
-            serve = partial(serve_http, listener, http.answer, settings.http)
+            http = HttpDoor(
+                login=door.login,
+                default_slo_ns=settings.http.default_slo_ns,
+                max_json_bytes=settings.http.max_json_bytes,
+                version=cw.__version__,
+            )
+            serve = partial(serve_http, listen_at(listen_http), http.answer, settings.http)
             told["http"] = await nursery.start(serve)
         ready(told)
 

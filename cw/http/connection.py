@@ -8,6 +8,8 @@ watched: if it leaves, the answer is cancelled, and the cluster learns that nobo
 import logging
 import zlib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Final, cast
 from urllib.parse import unquote, urlsplit
@@ -26,9 +28,36 @@ logger = logging.getLogger(__name__)
 Answer = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
 READ_BYTES: Final = 1 << 18
+_THREAD_FROM_BYTES: Final = 1 << 16
+"""Compressed bodies of this size leave the event loop: 16 MiB take 60 ms."""
+_LINGER_S: Final = 2.0
+"""What a client goes on to send is thrown away for so long, or it would not read its answer."""
 _GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
 _AHEAD_BYTES_MAX: Final = 1 << 16
 """What a client may send of its next requests before it has its answer."""
+
+
+@attrs.define(eq=False)
+class OpenBodies:
+    """The bytes of bodies that all connections of a door hold together."""
+
+    max_bytes: int
+    held_bytes: int = 0
+
+    def hold(self, size_bytes: int) -> None:
+        """Count some more.
+
+        Raises:
+            HttpError: There is no room for them.
+        """
+        if self.held_bytes + size_bytes > self.max_bytes:
+            raise HttpError(
+                503,
+                f"this gateway holds {format_bytes(self.held_bytes)} of requests, of "
+                f"{format_bytes(self.max_bytes)} at most; retry, or use another",
+                retry_after_s=1,
+            )
+        self.held_bytes += size_bytes
 
 
 @attrs.define(eq=False)
@@ -39,13 +68,18 @@ class HttpConnection:
         stream: To the client; closed by whoever opened it.
         answer: Answers a request; may raise `HttpError`.
         settings: Bounds.
+        bodies: What all connections hold.
     """
 
     stream: trio.abc.Stream
     answer: Answer
     settings: HttpSettings
+    bodies: OpenBodies
+    _held_bytes: int = attrs.field(default=0, init=False)
     _h11: h11.Connection = attrs.field(init=False)
     _has_ended: bool = attrs.field(default=False, init=False)
+    _is_head: bool = attrs.field(default=False, init=False)
+    """Whether the request asks for the head of its answer only."""
 
     def __attrs_post_init__(self) -> None:
         self._h11 = h11.Connection(
@@ -54,26 +88,41 @@ class HttpConnection:
 
     async def serve(self) -> None:
         """Answer one request after another."""
-        while True:
-            try:
-                request = await self._request()
-                if request is None:
-                    return
-                response = await self._answered(request)
-            except h11.RemoteProtocolError as exc:
-                hint = exc.error_status_hint or 400
-                response = HttpError(hint, f"expected HTTP/1.1: {exc}").response()
-            except HttpError as exc:
-                response = exc.response()
-            if response is None:
-                return  # nobody is there to read it
-            with trio.move_on_after(self.settings.send_limit_ns / SECOND) as sending:
-                await self._send(response)
-            if sending.cancelled_caught or self._h11.our_state is not h11.DONE:
-                return
-            if self._h11.their_state is not h11.DONE:
-                return  # it was refused before all of it had come
+        while await self._serve_one():
             self._h11.start_next_cycle()
+
+    async def _serve_one(self) -> bool:
+        """Answer a request; whether the connection goes on."""
+        try:
+            request = await self._request()
+            response = None if request is None else await self._answered(request)
+        except h11.RemoteProtocolError as exc:
+            hint = exc.error_status_hint or 400
+            response = HttpError(hint, f"expected HTTP/1.1: {exc}").response()
+        except HttpError as exc:
+            response = exc.response()
+        finally:
+            self.bodies.held_bytes -= self._held_bytes
+            self._held_bytes = 0
+        if response is None:
+            return False  # nobody is there to read it
+        with trio.move_on_after(self.settings.send_limit_ns / SECOND) as sending:
+            await self._send(response)
+        if sending.cancelled_caught or self._h11.our_state is h11.ERROR:
+            return False
+        if self._h11.their_state is not h11.DONE:
+            await self._linger()  # it was refused before all of it had come
+            return False
+        return self._h11.our_state is h11.DONE
+
+    def _hold(self, size_bytes: int) -> None:
+        self.bodies.hold(size_bytes)
+        self._held_bytes += size_bytes
+
+    async def _linger(self) -> None:
+        with trio.move_on_after(_LINGER_S), suppress(trio.BrokenResourceError):
+            while await self.stream.receive_some(READ_BYTES):
+                pass
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -84,6 +133,7 @@ class HttpConnection:
             head = await self._event()
         if not isinstance(head, h11.Request):
             return None
+        self._is_head = head.method == b"HEAD"
         headers = {name.decode("latin-1"): _text(value) for name, value in head.headers}
         body = await self._body(headers)
         if body is None:
@@ -92,7 +142,7 @@ class HttpConnection:
             method=head.method.decode("latin-1"),
             path=_path(head.target),
             headers=headers,
-            body=_decoded(body, headers, self.settings.max_body_bytes),
+            body=await self._decoded(body, headers),
             arrival_ns=now_ns(),
         )
 
@@ -112,6 +162,7 @@ class HttpConnection:
                     return body
                 if not isinstance(event, h11.Data):
                     return None
+                self._hold(len(event.data))
                 body += event.data
                 if len(body) > most:
                     raise _too_large(len(body), most)
@@ -120,6 +171,16 @@ class HttpConnection:
             f"expected the whole body within {self.settings.body_limit_ns / SECOND:g} s, "
             f"got {format_bytes(len(body))} of it",
         )
+
+    async def _decoded(self, body: bytearray, headers: dict[str, str]) -> bytes | bytearray:
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding in ("identity", ""):
+            return body
+        decode = partial(decoded, body, encoding, self.settings.max_body_bytes)
+        is_long = len(body) >= _THREAD_FROM_BYTES
+        plain = await trio.to_thread.run_sync(decode) if is_long else decode()
+        self._hold(len(plain))
+        return plain
 
     async def _event(self) -> object:
         """Give the protocol's next event, reading as much as that takes."""
@@ -173,13 +234,16 @@ class HttpConnection:
     async def _send(self, response: HttpResponse) -> None:
         if self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
+        headers = [*response.headers, ("content-length", str(response.body_bytes))]
+        if self._h11.their_state is not h11.DONE:
+            headers.append(("connection", "close"))
         head = h11.Response(
             status_code=response.status,
             reason=HTTPStatus(response.status).phrase.encode(),
-            headers=[*response.headers, ("content-length", str(response.body_bytes))],
+            headers=headers,
         )
         pieces = [self._h11.send(head) or b""]
-        for piece in response.body:
+        for piece in () if self._is_head else response.body:
             # Passed through as it is: h11 asks for its length only.
             pieces += (
                 self._h11.send_with_data_passthrough(h11.Data(data=cast("bytes", piece))) or []
@@ -207,15 +271,12 @@ def _too_large(size_bytes: int, most: int) -> HttpError:
     )
 
 
-def _decoded(body: bytearray, headers: dict[str, str], most: int) -> bytes | bytearray:
-    """Undo the content's encoding, no further than the bound.
+def decoded(body: bytearray, encoding: str, most: int) -> bytes:
+    """Undo a content-encoding, no further than to `most` bytes.
 
     Raises:
-        HttpError: The encoding is not known, its data are broken, or it holds too much.
+        HttpError: The encoding is not known, its data are broken, or they hold too much.
     """
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding in ("identity", ""):
-        return body
     if encoding not in ("gzip", "deflate"):
         raise HttpError(
             415, f"expected the content-encoding gzip, deflate or identity, got {encoding[:32]!r}"

@@ -1,13 +1,16 @@
 """What the door says of a model: metadata, Triton's configuration, statistics."""
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
 from cw.messages import Answer, Datatype, ModelSpec, TensorSpec
 
-VERSION = "1"
+_ROUNDING: Final = 1e-6
+"""Thirds do not add up to one exactly."""
+VERSION: Final = "1"
 """Of every model: a model's name has one version at a time."""
 
 
@@ -65,6 +68,8 @@ class Statistics:
     """What this gateway's HTTP door answered for one model since it was started."""
 
     last_ms: int = 0
+    batches: float = 0.0
+    """Each request is the part of a batch that it was."""
     success: Count = attrs.field(factory=Count)
     fail: Count = attrs.field(factory=Count)
     queue: Count = attrs.field(factory=Count)
@@ -83,6 +88,7 @@ class Statistics:
             self.fail.add(timing.total_ns)
             return
         self.success.add(timing.total_ns)
+        self.batches += 1 / max(1, timing.batch_size)
         self.queue.add(max(0, timing.total_ns - timing.device_ns))
         self.compute.add(timing.device_ns)
 
@@ -94,7 +100,7 @@ class Statistics:
             "version": VERSION,
             "last_inference": self.last_ms,
             "inference_count": self.success.count,
-            "execution_count": self.success.count,
+            "execution_count": math.ceil(self.batches - _ROUNDING),
             "inference_stats": {
                 "success": self.success.shown(),
                 "fail": self.fail.shown(),

@@ -5,7 +5,6 @@ there is one. Every path does what the tenant's capability lets it do, and nothi
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
@@ -18,8 +17,8 @@ from cw.http.infer import read_request, write_answer
 from cw.messages import Answer, InferCall, ModelSpec, ModelState, ModelStatus
 
 EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
-KEYS_REMEMBERED: Final = 1024
-"""Capabilities kept for keys that come with each request; the one that was longest unused goes."""
+MODELS_COUNTED_MAX: Final = 65_536
+"""Models with statistics; past it the one that was first counted starts anew."""
 
 
 class Tenant(Protocol):
@@ -53,13 +52,14 @@ class HttpDoor:
     Args:
         login: The gateway's.
         default_slo_ns: Of a request that names none.
+        max_json_bytes: Of a request's body.
         version: Of cw.
     """
 
     login: Login
     default_slo_ns: int
+    max_json_bytes: int
     version: str
-    _tenants: OrderedDict[str, Tenant] = attrs.field(factory=OrderedDict, init=False)
     _statistics: dict[str, Statistics] = attrs.field(factory=dict, init=False)
 
     async def answer(self, request: HttpRequest) -> HttpResponse:
@@ -119,25 +119,22 @@ class HttpDoor:
         scheme, _, key = given.partition(" ")
         if given and scheme.lower() != "bearer":
             raise HttpError(401, "expected the header 'Authorization: Bearer KEY'")
-        key = key.strip()
-        tenant = self._tenants.get(key)
-        if tenant is None:
-            try:
-                tenant = await self.login(key)
-            except AccessDenied as exc:
-                raise HttpError(401, str(exc)) from exc
-            self._tenants[key] = tenant
-            if len(self._tenants) > KEYS_REMEMBERED:
-                self._tenants.popitem(last=False)
-        else:
-            self._tenants.move_to_end(key)
-        return tenant
+        try:
+            return await self.login(key.strip())
+        except AccessDenied as exc:
+            raise HttpError(401, str(exc)) from exc
 
     async def _infer(self, request: HttpRequest, tenant: Tenant, name: str) -> HttpResponse:
         spec = tenant.model_spec(name)
-        asked = read_request(request, spec, self.default_slo_ns)
+        asked = read_request(
+            request, spec, default_slo_ns=self.default_slo_ns, max_json_bytes=self.max_json_bytes
+        )
         answer = await tenant.infer(asked.call)
-        counted = self._statistics.setdefault(name, Statistics())
+        counted = self._statistics.get(name)
+        if counted is None:
+            if len(self._statistics) >= MODELS_COUNTED_MAX:
+                del self._statistics[next(iter(self._statistics))]
+            counted = self._statistics[name] = Statistics()
         counted.add(answer, wall_ms=time.time_ns() // 1_000_000)
         return write_answer(asked, spec, answer)
 

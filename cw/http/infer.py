@@ -24,7 +24,7 @@ from cw.messages import (
     Tensor,
     TensorSpec,
 )
-from cw.units import MS, SECOND, US
+from cw.units import MS, SECOND, US, format_bytes
 
 _HEADER_LENGTH: Final = "inference-header-content-length"
 
@@ -60,13 +60,21 @@ class Asked:
     request_id: str | None = None
 
 
-def read_request(request: HttpRequest, spec: ModelSpec, default_slo_ns: int) -> Asked:
+def read_request(
+    request: HttpRequest, spec: ModelSpec, *, default_slo_ns: int, max_json_bytes: int
+) -> Asked:
     """Read a request's body.
+
+    Args:
+        request: The whole of it.
+        spec: Of the model that is asked for.
+        default_slo_ns: If it names none.
+        max_json_bytes: How much of it may be JSON, which takes the event loop's time to read.
 
     Raises:
         HttpError: It is not as the protocol says.
     """
-    head, binary = _parts(request)
+    head, binary = _parts(request, max_json_bytes)
     tensors, is_batched = [], False
     for described in _objects(head, "inputs"):
         tensor, size = read_tensor(described, binary)
@@ -162,7 +170,7 @@ def refused(refusal: Refusal) -> HttpError:
     )
 
 
-def _parts(request: HttpRequest) -> tuple[dict[str, Any], memoryview]:
+def _parts(request: HttpRequest, max_json_bytes: int) -> tuple[dict[str, Any], memoryview]:
     """Part a body into its JSON and what lies behind it."""
     body = memoryview(request.body)
     length = len(body)
@@ -175,6 +183,12 @@ def _parts(request: HttpRequest) -> tuple[dict[str, Any], memoryview]:
                 f"{announced[:32]!r}",
             )
         length = int(announced)
+    if length > max_json_bytes:
+        raise HttpError(
+            413,
+            f"expected at most {format_bytes(max_json_bytes)} of JSON, got {format_bytes(length)}; "
+            "send tensors of that size as binary data (binary_data_size)",
+        )
     try:
         head = json.loads(bytes(body[:length]))
     except (ValueError, RecursionError) as exc:

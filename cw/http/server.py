@@ -8,7 +8,7 @@ from typing import Final
 import trio
 
 from cw.config import HttpSettings
-from cw.http.connection import Answer, HttpConnection
+from cw.http.connection import Answer, HttpConnection, OpenBodies
 from cw.http.exchange import HttpError
 
 logger = logging.getLogger(__name__)
@@ -34,11 +34,12 @@ async def serve_http(
         task_status: Started with the door's URL.
     """
     places = trio.CapacityLimiter(settings.max_connections)
+    bodies = OpenBodies(settings.max_open_bytes)
 
     async def serve(stream: trio.SocketStream) -> None:
         async with stream:
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-            connection = HttpConnection(stream, answer, settings)
+            connection = HttpConnection(stream, answer, settings, bodies)
             try:
                 places.acquire_on_behalf_of_nowait(connection)
             except trio.WouldBlock:

@@ -101,7 +101,14 @@ class DevCluster:
         return run_cw(*words, "--connect", self.address, CW_ADMIN_KEY=self.admin_key, **changed)
 
     def port_of(self, name):
-        """Find where one of its processes listens for its own protocol, whatever it told peers."""
+        """Find where one of its processes listens, whatever it told its peers.
+
+        A gateway has two doors: ``gateway-0`` is the native one, ``http-0`` the other.
+        """
+        role, _, number = name.partition("-")
+        doors = {"gateway": self.ready["gateways"], "http": self.ready["http"]}.get(role)
+        if doors:
+            return int(doors[int(number)].rpartition(":")[2])
         inodes = set()
         for descriptor in Path(f"/proc/{self.pids[name]}/fd").iterdir():
             target = os.readlink(descriptor)

@@ -173,7 +173,7 @@ GARBAGE = [
 ]
 
 
-@pytest.mark.parametrize("name", ["gateway-0", "controller", "executor-0"])
+@pytest.mark.parametrize("name", ["gateway-0", "http-0", "controller", "executor-0"])
 async def test_garbage_on_a_port(emulated, name):
     """Port scanners and lost browsers come to every open port."""
     port = emulated.port_of(name)
@@ -190,7 +190,7 @@ async def test_garbage_on_a_port(emulated, name):
                     pass
 
 
-@pytest.mark.parametrize("name", ["gateway-0", "controller", "executor-0"])
+@pytest.mark.parametrize("name", ["gateway-0", "http-0", "controller", "executor-0"])
 def test_half_open_connections_hold_nobody_up(emulated, name):
     """Clients behind broken networks leave them by the hundred."""
     port = emulated.port_of(name)

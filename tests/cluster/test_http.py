@@ -128,6 +128,20 @@ def test_what_is_wrong_is_said(door):
     assert "features" in told["error"]
 
 
+def test_a_body_that_is_too_large_is_told_so_while_it_is_sent(door):
+    """A client that writes on without reading would see a broken pipe in place of the reason."""
+    door.putrequest("POST", INFER)
+    door.putheader("content-length", str(100 << 20))
+    door.endheaders()
+    for _ in range(32):
+        door.send(bytes(1 << 20))
+    answer = door.getresponse()
+
+    assert answer.status == 413
+    assert answer.headers["connection"] == "close"
+    assert "64 MiB" in json.loads(answer.read())["error"]
+
+
 def test_the_unmodified_client_of_triton(emulated):
     """Health, metadata, requests in both forms, statistics: its own code finds what it expects."""
     python = os.environ.get("CW_TRITONCLIENT_PYTHON", sys.executable)

@@ -11,7 +11,7 @@ import trio.testing
 
 from cw.config import HttpSettings
 from cw.errors import AccessDenied, UnknownModel
-from cw.http.connection import HttpConnection
+from cw.http.connection import HttpConnection, OpenBodies
 from cw.http.door import HttpDoor
 from cw.messages import (
     Answer,
@@ -96,7 +96,8 @@ class Caller:
         return await self.answer()
 
     def bytes_of(self, method, target, body=b"", headers=()):
-        head = [("host", "h"), ("content-length", str(len(body))), *headers]
+        head = [("host", "h"), *headers]
+        head += [("content-length", str(len(body)))] if method != "HEAD" else []
         sent = self.protocol.send(h11.Request(method=method, target=target, headers=head))
         if body:
             sent += self.protocol.send(h11.Data(data=body))
@@ -135,9 +136,11 @@ async def calling(tenant, **settings):
             raise AccessDenied("this cluster has no tenant with that key")
         return tenant
 
-    door = HttpDoor(login, 300 * MS, "1.2.3")
+    bounds = HttpSettings(**settings)
+    door = HttpDoor(login, 300 * MS, bounds.max_json_bytes, "1.2.3")
     ours, theirs = trio.testing.memory_stream_pair()
-    connection = HttpConnection(theirs, door.answer, HttpSettings(**settings))
+    bodies = OpenBodies(bounds.max_open_bytes)
+    connection = HttpConnection(theirs, door.answer, bounds, bodies)
 
     async def serve():
         async with theirs:
@@ -147,6 +150,7 @@ async def calling(tenant, **settings):
         nursery.start_soon(serve)
         async with ours:
             yield Caller(ours)
+    assert bodies.held_bytes == 0
 
 
 def asked(**members):

@@ -246,6 +246,7 @@ async def test_statistics_count_what_was_answered():
 
     (stats,) = told["model_stats"]
     assert stats["inference_count"] == 1
+    assert stats["execution_count"] == 1  # in a batch of two: of the other, this door knows nothing
     assert stats["inference_stats"]["success"] == {"count": 1, "ns": 5 * MS}
     assert stats["inference_stats"]["compute_infer"] == {"count": 1, "ns": 2 * MS}
     assert stats["inference_stats"]["fail"]["count"] == 1
@@ -288,6 +289,47 @@ async def test_who_hangs_up_is_not_waited_for():
         await caller.stream.aclose()
         with trio.fail_after(5):
             await tenant.cancelled.wait()
+
+
+async def test_a_head_has_no_body():
+    """Load balancers ask for it, and the connection goes on."""
+    async with calling(FakeTenant()) as caller:
+        for target in ("/v2/health/live", "/v2/health/ready", "/v2/models/sums/ready"):
+            status, headers, body = await caller.ask("HEAD", target)
+            assert status == 200
+            assert int(headers["content-length"]) > 0
+            assert body == b""
+
+
+async def test_json_past_its_bound_is_refused():
+    """Reading it takes the event loop's time, and so everybody's."""
+    body = json.dumps(asked(parameters={"pad": " " * 2000})).encode()
+    async with calling(FakeTenant(), max_json_bytes=1000) as caller:
+        status, _, told = await caller.ask("POST", INFER, body)
+        assert status == 413
+        assert b"binary" in told
+        assert (await caller.ask_json("POST", INFER, asked()))[0] == 200
+
+
+async def test_bodies_past_what_the_gateway_holds_are_refused():
+    """Thousands of connections with a body each must not take all memory."""
+    async with calling(FakeTenant(), max_open_bytes=1000) as caller:
+        status, headers, body = await caller.ask("POST", INFER, bytes(2000))
+
+    assert status == 503
+    assert headers["retry-after"] == "1"
+    assert b"1000 B at most" in body
+
+
+async def test_long_compressed_bodies_are_decoded_elsewhere():
+    """On a thread, with the same result."""
+    pad = np.random.default_rng(1).bytes(100_000).hex()
+    body = gzip.compress(json.dumps(asked(parameters={"pad": pad})).encode())
+    assert len(body) > 1 << 16
+    async with calling(FakeTenant()) as caller:
+        status, _, _ = await caller.ask("POST", INFER, body, [("content-encoding", "gzip")])
+
+    assert status == 200
 
 
 async def test_slow_clients_are_cut_off(autojump_clock):
