@@ -5,7 +5,6 @@ this process that has no clients. Told is the processor time of the controller's
 does not depend on what else the machine does as much as throughput would.
 """
 
-import os
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -20,6 +19,7 @@ from cw.benchmarks.report import Figure, Report
 from cw.cli.cluster import running_cluster
 from cw.cli.common import connected
 from cw.cli.model import add_models
+from cw.cli.one_executor import processor_ns
 from cw.config import ClusterSettings, ExecutorSettings
 from cw.messages import InferCall, Tensor
 from cw.models.examples.tiny import MLP
@@ -31,7 +31,6 @@ COST_US_MAX: Final = 20.0
 GROWTH_MAX: Final = 1.5
 _MODEL: Final = "model"
 _SLO_NS: Final = 200 * MS
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 @attrs.frozen(kw_only=True)
@@ -45,6 +44,8 @@ class Cost:
     """Of the controller's process, per request."""
     idle_share: float
     """Of a core, without any request."""
+    start_s: float
+    """Until the cluster's processes were ready."""
 
 
 def run(*, rate: int = 1000, seconds: float = 4.0) -> Report:
@@ -64,12 +65,13 @@ def run(*, rate: int = 1000, seconds: float = 4.0) -> Report:
             f"{cost.cpu_us:,.0f}",
             f"{100 * cost.kept / cost.requests:.1f} %",
             f"{100 * cost.idle_share:.1f} %",
+            f"{cost.start_s:.1f}",
         )
         for cost in costs
     )
     return Report(
         title=f"controller: its processor time, one model at {rate:,} requests/s over the wire",
-        columns=("executors", "us/request", "kept", "of a core when idle"),
+        columns=("executors", "us/request", "kept", "of a core when idle", "ready after s"),
         rows=rows,
         figures=(
             Figure(
@@ -92,10 +94,12 @@ async def _measure(folder: Path, executors: int, rate: int, seconds: float) -> C
     executor = ExecutorSettings(device="emulated", profile="fixed-2ms", gpu_memory_bytes=1 * GiB)
     settings = ClusterSettings(executors=executors, executor=executor)
     archive = MLP.pack(folder / "model", name=_MODEL)
+    began_ns = now_ns()
     async with (
         running_cluster(settings, folder / "cluster") as cluster,
         connected(cluster.endpoint, "") as client,
     ):
+        start_s = (now_ns() - began_ns) / SECOND
         await add_models(client, cluster.endpoint, [archive.folder], allow_program=True)
         argv = cluster.children["gateway-0"].spec.argv
         address = argv[argv.index("--controller") + 1]
@@ -112,12 +116,12 @@ async def _measure(folder: Path, executors: int, rate: int, seconds: float) -> C
             while _MODEL not in gateway.models:  # noqa: ASYNC110  # a gateway has no event for it
                 await trio.sleep(0.01)
             await _load(gateway, rate, 1.0)  # warms up
-            before = _cpu_ns(pid)
+            before = processor_ns(pid)
             await trio.sleep(1)
-            idle_ns = _cpu_ns(pid) - before
-            before = _cpu_ns(pid)
+            idle_ns = processor_ns(pid) - before
+            before = processor_ns(pid)
             ends = await _load(gateway, rate, seconds)
-            spent_ns = _cpu_ns(pid) - before
+            spent_ns = processor_ns(pid) - before
             nursery.cancel_scope.cancel()
     return Cost(
         executors=executors,
@@ -125,6 +129,7 @@ async def _measure(folder: Path, executors: int, rate: int, seconds: float) -> C
         kept=ends["kept"],
         cpu_us=spent_ns / ends.total() / US,
         idle_share=idle_ns / SECOND,
+        start_s=start_s,
     )
 
 
@@ -148,9 +153,3 @@ async def _load(gateway: GatewayActor, rate: int, seconds: float) -> Counter[str
             await trio.sleep_until(trio_time(began_ns + index * SECOND // rate))
             nursery.start_soon(ask)
     return ends
-
-
-def _cpu_ns(pid: int) -> int:
-    """Say how long a process has been on processors; to 10 ms."""
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) * SECOND // _TICKS

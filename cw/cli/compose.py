@@ -147,12 +147,7 @@ async def gateway(
         address = await nursery.start(partial(serve_gateway, listen, door, settings.link))
         told = {"address": address}
         if listen_http is not None:
-            http = HttpDoor(
-                login=door.login,
-                default_slo_ns=settings.http.default_slo_ns,
-                max_json_bytes=settings.http.max_json_bytes,
-                version=cw.__version__,
-            )
+            http = HttpDoor(door.login, settings.http, cw.__version__)
             serve = partial(serve_http, listen_at(listen_http), http.answer, settings.http)
             told["http"] = await nursery.start(serve)
         ready(told)
@@ -232,6 +227,7 @@ async def executors(
     )
     telemetry = Telemetry(around.folder / "logs" / f"{name}-{numbers[0]}.actions.jsonl")
     profile = read_profile(settings.executor.profile)
+    pages_total = _pages_total(settings.executor)
     incarnation = Incarnation(time.time_ns() // 1_000_000)
     locate = StoreLocator(around.store)
     async with trio.open_nursery() as nursery:
@@ -244,7 +240,7 @@ async def executors(
             own = f"{name}-{number}"
             device = EmulatedDevice(
                 profile,
-                pages_total=settings.executor.gpu_memory_bytes // PAGE_BYTES,
+                pages_total=pages_total,
                 seed=zlib.crc32(own.encode()),
                 timer=timer,
             )
@@ -269,12 +265,7 @@ async def open_device(settings: ExecutorSettings, *, seed: int) -> Device:
     Raises:
         ConfigError: There is no such device, or it can't be had here.
     """
-    pages_total = settings.gpu_memory_bytes // PAGE_BYTES
-    if pages_total < 1:
-        raise ConfigError(
-            f"expected at least one page ({format_bytes(PAGE_BYTES)}) of gpu_memory, "
-            f"got {format_bytes(settings.gpu_memory_bytes)}"
-        )
+    pages_total = _pages_total(settings)
     if settings.device == "emulated":
         return EmulatedDevice(read_profile(settings.profile), pages_total=pages_total, seed=seed)
     if settings.device == "cpu":
@@ -292,6 +283,16 @@ async def open_device(settings: ExecutorSettings, *, seed: int) -> Device:
 
         return await open_cuda_device(settings)
     raise ConfigError(f"expected the device cpu, cuda or emulated, got {settings.device!r}")
+
+
+def _pages_total(settings: ExecutorSettings) -> int:
+    pages_total = settings.gpu_memory_bytes // PAGE_BYTES
+    if pages_total < 1:
+        raise ConfigError(
+            f"expected at least one page ({format_bytes(PAGE_BYTES)}) of gpu_memory, "
+            f"got {format_bytes(settings.gpu_memory_bytes)}"
+        )
+    return pages_total
 
 
 # --- processes ------------------------------------------------------------------------------------

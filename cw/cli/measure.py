@@ -6,10 +6,12 @@ else, the load generator included, on the others:
 1. What do gateway, controller and wire add to a request's time on the device?
 2. How many requests a second pass through one gateway?
 3. Under less and more load than an executor can take one at a time: how many requests are kept,
-   refused and broken, and what share is that of what a clairvoyant scheduler could have kept?
+   refused and broken, and what share is that of what a clairvoyant scheduler could have kept? And
+   how long is each process on a processor for a request?
 """
 
 import argparse
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -22,13 +24,13 @@ from rich.table import Table
 
 from cw.cli import bench
 from cw.cli.common import people, print_json
-from cw.cli.one_executor import load_options, one_executor
+from cw.cli.one_executor import OneExecutor, load_options, one_executor, processor_ns
 from cw.cli.pack import example
 from cw.client import Client
 from cw.config import ExecutorSettings
 from cw.messages import ModelStatus
 from cw.models.pack import pack_weights
-from cw.units import MS, SECOND, GiB
+from cw.units import MS, SECOND, US, GiB
 
 _MODELS: Final = 8
 _LOADS: Final = (0.5, 0.9, 1.2, 2.0)
@@ -60,7 +62,7 @@ async def _measure(folder: Path, seconds: float, seed: int) -> dict[str, Any]:
         report |= await _overheads(one.client, one.models, brief, seed)
     cpu = ExecutorSettings(device="cpu", gpu_memory_bytes=1 * GiB)
     async with one_executor(folder / "cpu", cpu, resnets) as one:
-        report["loads"] = await _loads(one.client, one.models, seconds, seed)
+        report["loads"] = await _loads(one, seconds, seed)
         report["cpu"] = (await one.client.status()).executors[0].device
     _show(report)
     return report
@@ -94,10 +96,8 @@ async def _overheads(
     return {name: (await bench.measure(client, options))[0] for name, options in runs.items()}
 
 
-async def _loads(
-    client: Client, models: Sequence[ModelStatus], seconds: float, seed: int
-) -> list[dict[str, Any]]:
-    single_ns = sum(model.profile[0].p50_ns for model in models) / len(models)
+async def _loads(one: OneExecutor, seconds: float, seed: int) -> list[dict[str, Any]]:
+    single_ns = sum(model.profile[0].p50_ns for model in one.models) / len(one.models)
     capacity_rps = SECOND / single_ns
     people.print(f"one at a time, the executor could do {capacity_rps:.0f} requests/s")
     runs = []
@@ -105,9 +105,20 @@ async def _loads(
         rate_rps = load * capacity_rps
         people.print(f"  {load} times that, {rate_rps:.0f}/s, for {seconds:g} s")
         options = load_options(seed, seconds, rate=rate_rps, popularity=_POPULARITY)
-        measured, _ = await bench.measure(client, options)
-        runs.append({"load": load} | measured)
+        before = _processors_ns(one)
+        measured, _ = await bench.measure(one.client, options)
+        spent_us = {
+            name: (ns - before[name]) / measured["requests"] / US
+            for name, ns in _processors_ns(one).items()
+        }
+        runs.append({"load": load, "processor_us_per_request": spent_us} | measured)
     return runs
+
+
+def _processors_ns(one: OneExecutor) -> dict[str, int]:
+    """Say how long each process has been on processors; "client" is this one."""
+    pids = {name: child.process.pid for name, child in one.cluster.children.items()}
+    return {name: processor_ns(pid) for name, pid in (pids | {"client": os.getpid()}).items()}
 
 
 def _show(report: dict[str, Any]) -> None:
@@ -144,6 +155,15 @@ def _show(report: dict[str, Any]) -> None:
             f"{run['share_of_bound']:.1%}",
         )
     people.print(loads)
+    spent = Table(title="time on processors per request, us", title_justify="left")
+    names = list(report["loads"][0]["processor_us_per_request"])
+    for heading in ("load", *names):
+        spent.add_column(heading, justify="right")
+    for run in report["loads"]:
+        spent.add_row(
+            f"{run['load']:g}", *(f"{run['processor_us_per_request'][name]:.0f}" for name in names)
+        )
+    people.print(spent)
 
 
 def _ms(value: float | None) -> str:

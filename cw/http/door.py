@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 
 import attrs
 
+from cw.config import HttpSettings
 from cw.errors import AccessDenied, PeerDisconnected, UnknownModel
 from cw.http.described import VERSION, Statistics, configuration, metadata
 from cw.http.exchange import HttpError, HttpRequest, HttpResponse, json_response
@@ -51,14 +52,12 @@ class HttpDoor:
 
     Args:
         login: The gateway's.
-        default_slo_ns: Of a request that names none.
-        max_json_bytes: Of a request's body.
+        settings: For what a request does not name, and bounds.
         version: Of cw.
     """
 
     login: Login
-    default_slo_ns: int
-    max_json_bytes: int
+    settings: HttpSettings
     version: str
     _statistics: dict[str, Statistics] = attrs.field(factory=dict, init=False)
 
@@ -126,9 +125,7 @@ class HttpDoor:
 
     async def _infer(self, request: HttpRequest, tenant: Tenant, name: str) -> HttpResponse:
         spec = tenant.model_spec(name)
-        asked = read_request(
-            request, spec, default_slo_ns=self.default_slo_ns, max_json_bytes=self.max_json_bytes
-        )
+        asked = read_request(request, spec, self.settings)
         answer = await tenant.infer(asked.call)
         counted = self._statistics.get(name)
         if counted is None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import attrs
 
+from cw.config import HttpSettings
 from cw.http.exchange import Body, HttpError, HttpRequest, HttpResponse, json_response
 from cw.http.tensors import json_data, read_tensor
 from cw.messages import (
@@ -60,21 +61,18 @@ class Asked:
     request_id: str | None = None
 
 
-def read_request(
-    request: HttpRequest, spec: ModelSpec, *, default_slo_ns: int, max_json_bytes: int
-) -> Asked:
+def read_request(request: HttpRequest, spec: ModelSpec, settings: HttpSettings) -> Asked:
     """Read a request's body.
 
     Args:
         request: The whole of it.
         spec: Of the model that is asked for.
-        default_slo_ns: If it names none.
-        max_json_bytes: How much of it may be JSON, which takes the event loop's time to read.
+        settings: The SLO if it names none, and how much of it may be JSON.
 
     Raises:
         HttpError: It is not as the protocol says.
     """
-    head, binary = _parts(request, max_json_bytes)
+    head, binary = _parts(request, settings.max_json_bytes)
     tensors, is_batched = [], False
     for described in _objects(head, "inputs"):
         tensor, size = read_tensor(described, binary)
@@ -95,7 +93,9 @@ def read_request(
         raise HttpError(400, "expected 'id' to be a string")
     return Asked(
         call=InferCall(
-            model=spec.name, inputs=tuple(tensors), slo_ns=_slo_ns(parameters, default_slo_ns)
+            model=spec.name,
+            inputs=tuple(tensors),
+            slo_ns=_slo_ns(parameters, settings.default_slo_ns),
         ),
         outputs=_outputs(head, spec, as_binary=parameters.get("binary_data_output") is True),
         is_batched=is_batched,

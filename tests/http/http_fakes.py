@@ -41,6 +41,7 @@ SPEC = ModelSpec(
     ),
     batch_sizes=(1, 2),
 )
+INFER = "/v2/models/sums/infer"
 X = np.array([[1, 2], [3, 4.5]], np.float32)
 N = np.array([-7], np.int8)
 
@@ -136,8 +137,8 @@ async def calling(tenant, **settings):
             raise AccessDenied("this cluster has no tenant with that key")
         return tenant
 
-    bounds = HttpSettings(**settings)
-    door = HttpDoor(login, 300 * MS, bounds.max_json_bytes, "1.2.3")
+    bounds = HttpSettings(default_slo_ns=300 * MS, **settings)
+    door = HttpDoor(login, bounds, "1.2.3")
     ours, theirs = trio.testing.memory_stream_pair()
     bodies = OpenBodies(bounds.max_open_bytes)
     connection = HttpConnection(theirs, door.answer, bounds, bodies)
