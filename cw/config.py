@@ -195,6 +195,9 @@ class ExecutorSettings:
     """Profile of an emulated device: a shipped one's name, or a TOML file."""
     threads: int = 1
     """Torch's threads on the cpu device. One: a second would be disturbed by the event loop."""
+    kernels: str = "rewritten"
+    """Of the cpu device. ``rewritten``: programs are rewritten for this processor, and weights are
+    packed beforehand; ``exported``: as torch runs them, to compare with servers that do."""
     cores: tuple[int, ...] = ()
     """Processors that the device's own thread is kept on; empty means any."""
     max_queued_actions: int = 4096

@@ -48,6 +48,7 @@ CONFINED = {
     "capnp": ("cw/rpc/",),
     "torch": (
         "cw/benchmarks/models.py",
+        "cw/benchmarks/peers/servers/",  # They run in the peers' own environments.
         "cw/devices/",
         "cw/models/pack.py",
         "cw/models/torch_dtypes.py",

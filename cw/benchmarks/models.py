@@ -49,9 +49,11 @@ def resnet(folder: Path) -> Archive:
     return _packed(RESNET18, folder)
 
 
-def resnets(folder: Path, count: int) -> list[Archive]:
+def resnets(
+    folder: Path, count: int, *, batch_sizes: tuple[int, ...] = BATCH_SIZES
+) -> list[Archive]:
     """Pack so many ResNet-18s that share a program."""
-    first = resnet(folder)
+    first = _packed(RESNET18, folder, batch_sizes)
     archives = [first]
     for index in range(1, count):
         weights = RESNET18.build(index).state_dict()
@@ -61,6 +63,8 @@ def resnets(folder: Path, count: int) -> list[Archive]:
     return archives
 
 
-def _packed(example: Example, folder: Path) -> Archive:
-    sized = attrs.evolve(example, batch_sizes=BATCH_SIZES)
+def _packed(
+    example: Example, folder: Path, batch_sizes: tuple[int, ...] = BATCH_SIZES
+) -> Archive:
+    sized = attrs.evolve(example, batch_sizes=batch_sizes)
     return verify_archive(sized.pack(folder / example.name, name=example.name).folder)

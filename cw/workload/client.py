@@ -10,20 +10,35 @@ Neighbours: `arrivals.py` (the schedule), `report.py` (what became of it).
 import enum
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import numpy as np
 import trio
 
 from cw.actors.clock import PreciseTimer, now_ns
-from cw.client import Array, Client, Result
+from cw.client import Array, Result
 from cw.errors import CwError
 from cw.messages import Datatype, ModelSpec
 from cw.units import SECOND
 
 _MARKS_INPUTS = frozenset(("mask", "attention_mask"))
 _TOKENS_MAX = 100
+
+
+class Asks(Protocol):
+    """Asks a server: cw's own client, or another's (`cw/benchmarks/peers/http_client.py`)."""
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        *,
+        slo: str | int,
+        started_ns: int | None = None,
+    ) -> Result:
+        """Ask for one inference; see `cw.client.Client.infer`."""
+        ...
 
 
 class End(enum.Enum):
@@ -77,7 +92,7 @@ def classify(result: Result, *, in_time: bool) -> tuple[End, str]:
 
 
 async def send_one(
-    client: Client, planned: Planned, *, scheduled_ns: int, slo_ns: int, keep_results: bool
+    client: Asks, planned: Planned, *, scheduled_ns: int, slo_ns: int, keep_results: bool
 ) -> Sent:
     """Send one request now and judge its answer from its scheduled start."""
     lateness_ns = now_ns() - scheduled_ns
@@ -105,7 +120,7 @@ async def send_one(
 
 
 async def run_open_loop(
-    client: Client,
+    client: Asks,
     plan: Sequence[Planned],
     *,
     slo_ns: int,
@@ -153,7 +168,7 @@ async def run_open_loop(
 
 
 async def run_closed_loop(
-    client: Client, plan: Sequence[Planned], *, slo_ns: int, in_flight: int, seconds: float
+    client: Asks, plan: Sequence[Planned], *, slo_ns: int, in_flight: int, seconds: float
 ) -> list[Sent]:
     """Keep `in_flight` requests open, drawn from `plan` in turn: measures capacity, not service.
 

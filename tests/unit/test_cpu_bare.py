@@ -6,6 +6,8 @@ import threading
 import pytest
 
 from cw.devices.cpu.bare import BareModel, copy_durations_ns
+from cw.devices.cpu.program import load_program
+from cw.devices.fitting import read_program
 from cw.models.archive import verify_archive
 from cw.models.examples.tiny import CNN
 
@@ -16,6 +18,18 @@ def bare(tmp_path_factory):
     model = BareModel.open(archive.manifest.to_spec(), archive.program_path, archive.weights_path)
     yield model
     model.close()
+
+
+@pytest.mark.parametrize("as_exported", [False, True])
+def test_programs_can_be_left_as_they_were_exported(tmp_path, caplog, as_exported):
+    """To be compared with servers that run torch as it is, cw must be able to do so, too."""
+    archive = verify_archive(CNN.pack(tmp_path / "cnn").folder)
+    model = archive.manifest.to_spec()
+    checked = read_program(model, archive.program_path, is_allowed=True)
+    with caplog.at_level("INFO", logger="cw.devices.cpu.program"):
+        load_program(checked, model, as_exported=as_exported)
+
+    assert (" packed=0 " in caplog.text) == as_exported
 
 
 def test_each_call_is_measured(bare):

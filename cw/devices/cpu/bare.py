@@ -44,13 +44,16 @@ class BareModel:
         )
 
     @classmethod
-    def open(cls, model: ModelSpec, program_path: Path, weights: Path) -> Self:
+    def open(
+        cls, model: ModelSpec, program_path: Path, weights: Path, *, as_exported: bool = False
+    ) -> Self:
         """Load a program and its weights, as a device's PREPARE and LOAD do.
 
         Args:
             model: The model's spec.
             program_path: The program's file.
             weights: The weights' file.
+            as_exported: As of `load_program`.
 
         Raises:
             ArchiveInvalid: They do not fit each other.
@@ -59,7 +62,7 @@ class BareModel:
         checked = read_program(model, program_path, is_allowed=True)  # one's own
         layout = read_weights(weights)
         check_fit(model, checked.signature, layout)
-        program = load_program(checked, model)
+        program = load_program(checked, model, as_exported=as_exported)
         program.buffers.grow(model.batch_sizes)
         images = HostImages(program.plan.size_bytes + GRANULE_BYTES)
         program.write_image(layout, weights, images.hold(model.model_id, program.plan.size_bytes))

@@ -55,11 +55,14 @@ class CpuDevice:
         memory: PageMemory,
         images: HostImages,
         description: DeviceDescription,
+        *,
+        as_exported: bool = False,
     ) -> None:
         self._lane: Final = lane
         self._memory: Final = memory
         self._images: Final = images
         self._description: Final = description
+        self._as_exported: Final = as_exported
         self._claims: Final = PageClaims(memory.pages_total)
         self._models: Final[dict[ModelId, _Prepared]] = {}
         self._programs: Final[dict[str, CpuProgram]] = {}
@@ -74,6 +77,7 @@ class CpuDevice:
         threads: int = 1,
         cores: Sequence[int] = (),
         switch_interval_s: float = 5e-5,
+        as_exported: bool = False,
     ) -> Self:
         """Start the thread, find the memory, import torch's loader: one second or a few.
 
@@ -83,6 +87,7 @@ class CpuDevice:
             threads: Torch's threads for one operator.
             cores: Processors that the device's thread is kept on; empty means any.
             switch_interval_s: Python's thread switch interval, for as long as the device lives.
+            as_exported: Run programs as torch does, and not rewritten for this processor.
 
         Raises:
             ConfigError: The machine has not enough memory, or too old a kernel.
@@ -109,12 +114,12 @@ class CpuDevice:
             raise
         description = DeviceDescription(
             kind="cpu",
-            name=_processor_name(threads),
+            name=_processor_name(threads) + (".exported" if as_exported else ""),
             pages_total=pages_total,
             shared_lanes=True,
             load_bytes_per_second=load_bytes_per_second,
         )
-        return cls(lane, memory, images, description)
+        return cls(lane, memory, images, description, as_exported=as_exported)
 
     def describe(self) -> DeviceDescription:
         """Say what processor this is, and how fast it copied a page at the start."""
@@ -229,7 +234,7 @@ class CpuDevice:
         if program is None:
             checked = read_program(model, program_path, is_allowed=is_allowed)
             check_fit(model, checked.signature, layout)
-            program = load_program(checked, model)
+            program = load_program(checked, model, as_exported=self._as_exported)
         else:
             check_fit(model, program.signature, layout)
         plan = program.plan

@@ -120,12 +120,15 @@ class CpuProgram:
             address_space.release(file_address, file_bytes)
 
 
-def load_program(checked: CheckedProgram, model: ModelSpec) -> CpuProgram:
+def load_program(
+    checked: CheckedProgram, model: ModelSpec, *, as_exported: bool = False
+) -> CpuProgram:
     """Load a program and rewrite it: 0.3 to 2 s, in which the interpreter is busy mostly.
 
     Args:
         checked: The program.
         model: Its first model, for the inputs and the pages that an image may take.
+        as_exported: Leave its operators and its weights as they are.
 
     Raises:
         ArchiveInvalid: It can't be loaded (`load_module`), or takes weights after inputs.
@@ -138,7 +141,8 @@ def load_program(checked: CheckedProgram, model: ModelSpec) -> CpuProgram:
         argument.name: torch.zeros(argument.shape, dtype=TORCH_DTYPES[argument.datatype])
         for argument in signature.weights
     }
-    rewritten = rewrite(load_module(checked, model), own, model.inputs)
+    why_not = "the settings ask for it as exported" if as_exported else ""
+    rewritten = rewrite(load_module(checked, model), own, model.inputs, why_not=why_not)
     plan = plan_image(rewritten.parameters, own)
     if plan.size_bytes > model.pages * PAGE_BYTES:
         why_not = f"packed, it needs more than the {model.pages} pages of {model.name}"

@@ -1,0 +1,244 @@
+"""The tables: what was measured, each figure beside the limit; for the terminal and the docs."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from rich.console import Console
+
+from cw.benchmarks.peers.cases import CASES, SLOS_NS, Case, Cell
+from cw.benchmarks.peers.peers import PEERS, Peer, Tells
+from cw.benchmarks.peers.results import Results
+from cw.benchmarks.report import Report
+from cw.units import MS
+
+_NOTHING: Final = "-"
+_LATE_MARK: Final = "*"
+_SHOWN_SLO_NS: Final = 50 * MS
+"""Of which run latencies are shown, where there is one for each SLO."""
+
+Found = Mapping[str, Any]
+
+
+def make_tables(results: Results) -> list[Report]:
+    """Make all tables that there are cells for; cw's own kernels stand apart."""
+    tables: list[Report] = []
+    for case in CASES:
+        for own in (False, True):
+            peers = [
+                peer
+                for peer in PEERS.values()
+                if (peer.kernels == "rewritten") == own and loads_of(results, [peer], case)
+            ]
+            if peers:
+                tables += _case_tables(results, case, peers, own=own)
+    tables += [table for table in (_added(results), _failures(results)) if table.rows]
+    return tables
+
+
+def show_tables(results: Results, console: Console) -> None:
+    """Print them for people."""
+    for table in make_tables(results):
+        table.show(console)
+
+
+def tables_as_markdown(results: Results) -> str:
+    """Write them for ``docs/benchmarks.md``."""
+    parts = []
+    for table in make_tables(results):
+        parts.append(f"**{table.title}**\n")
+        parts.append("| " + " | ".join(table.columns) + " |")
+        parts.append("|" + "---|" * len(table.columns))
+        parts += ["| " + " | ".join(row) + " |" for row in table.rows]
+        parts += ["", *table.notes, ""]
+    return "\n".join(parts)
+
+
+def found_at(results: Results, peer: Peer, case: Case, load: float, slo_ns: int) -> Found | None:
+    """Find the cell that a column of an SLO shows: of a server that can't be told, its only one."""
+    told_ns = None if peer.tells is Tells.NOWHERE else slo_ns
+    cell = Cell(server=peer.name, case=case, load=load, slo_ns=told_ns)
+    return results.cells.get(cell.key)
+
+
+def share(found: Found, slo_ns: int, of: str = "within") -> float:
+    """Say which part of a cell's requests was answered rightly in time; or the bound of that."""
+    part: float = found[of][f"{slo_ns // MS}"] / found["requests"]
+    return part
+
+
+def _case_tables(
+    results: Results, case: Case, peers: Sequence[Peer], *, own: bool
+) -> Iterator[Report]:
+    loads = loads_of(results, peers, case)
+    single_ns = results.durations(case, "torch")[1]
+    kernels = ", cw's own kernels" if own else ""
+    unit = f"load 1 is {1e9 / single_ns:.0f} requests/s"
+    columns = ("", *(f"x {load:g}" for load in loads))
+
+    def rows(of_cell: Callable[[Found, int], str]) -> Iterator[tuple[str, ...]]:
+        for peer in peers:
+            yield (
+                peer.title,
+                *(_three(results, peer, case, load, of_cell) for load in loads),
+            )
+
+    def limit(of_cell: Callable[[Found, int], str]) -> tuple[str, ...]:
+        return (
+            "limit",
+            *(
+                " / ".join(
+                    next(
+                        (
+                            of_cell(found, slo_ns)
+                            for peer in peers
+                            if (found := found_at(results, peer, case, load, slo_ns))
+                        ),
+                        _NOTHING,
+                    )
+                    for slo_ns in SLOS_NS
+                )
+                for load in loads
+            ),
+        )
+
+    yield Report(
+        title=f"{case.title}{kernels}: % answered rightly within 25 / 50 / 100 ms ({unit})",
+        columns=columns,
+        rows=(limit(_bound_share), *rows(_in_time_share)),
+    )
+    yield Report(
+        title=f"{case.title}{kernels}: goodput, requests/s within 25 / 50 / 100 ms",
+        columns=columns,
+        rows=(limit(_bound_rate), *rows(_goodput)),
+    )
+    yield Report(
+        title=f"{case.title}{kernels}: p50 / p99 / p99.9 ms of right answers, however late",
+        columns=(*columns, "memory MiB"),
+        rows=tuple(_latency_row(results, peer, case, loads) for peer in peers),
+        notes=(_conditions(results, peers, case),),
+    )
+
+
+def _three(
+    results: Results,
+    peer: Peer,
+    case: Case,
+    load: float,
+    of_cell: Callable[[Found, int], str],
+) -> str:
+    words, is_late = [], False
+    for slo_ns in SLOS_NS:
+        found = found_at(results, peer, case, load, slo_ns)
+        words.append(of_cell(found, slo_ns) if found else _NOTHING)
+        is_late |= bool(found and found["generator_late"])
+    return " / ".join(words) + (f" {_LATE_MARK}" if is_late else "")
+
+
+def _in_time_share(found: Found, slo_ns: int) -> str:
+    return _percent(share(found, slo_ns))
+
+
+def _bound_share(found: Found, slo_ns: int) -> str:
+    return _percent(share(found, slo_ns, "bound"))
+
+
+def _percent(part: float) -> str:
+    """Write a share so that 99.6 % does not look like all."""
+    return f"{100 * part:.1f}" if 0.99 <= part < 1 else f"{100 * part:.0f}"
+
+
+def _goodput(found: Found, slo_ns: int) -> str:
+    return f"{share(found, slo_ns) * found['offered_rps']:.0f}"
+
+
+def _bound_rate(found: Found, slo_ns: int) -> str:
+    return f"{share(found, slo_ns, 'bound') * found['offered_rps']:.0f}"
+
+
+def _latency_row(
+    results: Results, peer: Peer, case: Case, loads: Sequence[float]
+) -> tuple[str, ...]:
+    found = [found_at(results, peer, case, load, _SHOWN_SLO_NS) for load in loads]
+    times = [
+        " / ".join(_ms(value) for value in each["latency_ms"].values()) if each else _NOTHING
+        for each in found
+    ]
+    memory = max((each["memory_mib"] for each in found if each), default=None)
+    return (peer.title, *times, _NOTHING if memory is None else f"{memory:,}")
+
+
+def _ms(value: float | None) -> str:
+    if value is None:
+        return _NOTHING
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _conditions(results: Results, peers: Sequence[Peer], case: Case) -> str:
+    own = [
+        found
+        for peer in peers
+        for load in loads_of(results, [peer], case)
+        for slo_ns in SLOS_NS
+        if (found := found_at(results, peer, case, load, slo_ns))
+    ]
+    seconds = sorted({found["seconds"] for found in own})
+    seeds = sorted({found["seed"] for found in own})
+    late = sum(found["generator_late"] for found in own)
+    wrong = sum(found["wrong"] for found in own)
+    latest = max(found["sent_late_ms_p99"] for found in own)
+    text = (
+        f"Cells of {' or '.join(f'{each:g}' for each in seconds)} s, seed "
+        f"{', '.join(map(str, seeds))}; wrong answers: {wrong}; requests left at most "
+        f"{latest:g} ms late (p99 of the worst cell)."
+    )
+    return text + (f" {_LATE_MARK}: the load generator was late." if late else "")
+
+
+def loads_of(results: Results, peers: Sequence[Peer], case: Case) -> list[float]:
+    """List the loads that any of the servers has a cell for."""
+    names = {peer.name for peer in peers}
+    keys = [key.split("/") for key in results.cells]
+    return sorted(
+        {
+            float(load)
+            for server, own, load, _ in keys
+            if server in names and own == case.name and float(load)
+        }
+    )
+
+
+def _added(results: Results) -> Report:
+    rows = []
+    for case in CASES:
+        for peer in PEERS.values():
+            cell = Cell(server=peer.name, case=case, load=0, slo_ns=None)
+            found = results.cells.get(cell.key)
+            if found is None:
+                continue
+            if "problem" in found:
+                rows.append((peer.title, case.title, found["problem"], "", "", ""))
+                continue
+            added, device = found["added_ms"], found["device_ms"]
+            rows.append(
+                (
+                    peer.title,
+                    case.title,
+                    f"{added['p50']:.2f}",
+                    f"{added['p99']:.2f}",
+                    f"{device['p50']:.2f}",
+                    str(found["requests"]),
+                )
+            )
+    return Report(
+        title="One request at a time: the client's call less the device's time, ms",
+        columns=("", "models", "added p50", "added p99", "device p50", "requests"),
+        rows=tuple(rows),
+    )
+
+
+def _failures(results: Results) -> Report:
+    rows = tuple(
+        (PEERS[name.split("/")[0]].title, name.split("/")[1], why[:300].replace("|", "/"))
+        for name, why in sorted(results.failures.items())
+    )
+    return Report(title="Not measured, and why", columns=("", "models", "why"), rows=rows)
