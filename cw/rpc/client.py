@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from cw.config import LinkSettings
 from cw.rpc import schema
+from cw.rpc.in_process import is_in_process, network_here
 from cw.rpc.kj_connection import KjConnection, connect
 from cw.rpc.kj_flow import FlowLimits
 from cw.rpc.kj_shared import shared_kj
@@ -32,13 +33,17 @@ async def connect_controller(address: str, link: LinkSettings) -> AsyncIterator[
     """Dial a controller.
 
     Args:
-        address: ``tcp:HOST:PORT`` or ``unix:PATH``.
+        address: ``tcp:HOST:PORT``, ``unix:PATH`` or ``memory:NAME``.
         link: Bounds of the connection.
 
     Raises:
         ConfigError: The address cannot be read.
         PeerDisconnected: Nobody answers there.
     """
+    if is_in_process(address):
+        async with network_here().connect_controller(address) as port:
+            yield port
+        return
     async with shared_kj(), connect(address, limits=flow_limits(link)) as connection:
         yield controller_over(connection, link)
 
@@ -46,6 +51,10 @@ async def connect_controller(address: str, link: LinkSettings) -> AsyncIterator[
 @asynccontextmanager
 async def connect_executor(address: str, link: LinkSettings) -> AsyncIterator[InferencePort]:
     """Dial an executor's data side; the rest as with `connect_controller`."""
+    if is_in_process(address):
+        async with network_here().connect_executor(address) as port:
+            yield port
+        return
     async with shared_kj(), connect(address, limits=flow_limits(link)) as connection:
         yield inference_over(connection, link)
 

@@ -2,7 +2,8 @@
 
 An address is ``tcp:HOST:PORT`` (port 0 for any free one), ``unix:PATH``, or ``fd:N`` for a
 listening socket that was inherited from whoever started this process: the supervisor can hold it
-open over a restart, so that dialling never fails in between.
+open over a restart, so that dialling never fails in between. A controller and an executor can also
+be served to this process alone: ``memory:NAME``.
 """
 
 import socket
@@ -14,6 +15,7 @@ import trio
 from cw.config import LinkSettings
 from cw.errors import ConfigError
 from cw.rpc.client import flow_limits
+from cw.rpc.in_process import is_in_process, serve_here
 from cw.rpc.kj_connection import KjConnection, listen, serve
 from cw.rpc.kj_shared import shared_kj
 from cw.rpc.links.controller import ControllerGate
@@ -47,6 +49,8 @@ async def serve_controller(
         ConfigError: The address cannot be read.
         OSError: It is taken, or may not be bound.
     """
+    if is_in_process(address):
+        await serve_here(address, controller, task_status)
     await _serve(
         address, lambda it: controller_gate(controller, it, link), link, MAX_PEERS, task_status
     )
@@ -60,6 +64,8 @@ async def serve_executor(
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Let gateways bring inputs to `executor`; the rest as with `serve_controller`."""
+    if is_in_process(address):
+        await serve_here(address, executor, task_status)
     await _serve(
         address, lambda it: inference_gate(executor, it, link), link, MAX_PEERS, task_status
     )
