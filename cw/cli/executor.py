@@ -3,12 +3,12 @@
 import argparse
 from functools import partial
 
-from cw.cli import compose
+from cw.cli import compose, process
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    compose.add_role_arguments(parser)
+    process.add_role_arguments(parser)
     parser.add_argument("--name", default="executor")
     parser.add_argument(
         "--count",
@@ -33,16 +33,16 @@ def run(args: argparse.Namespace) -> int:
         hosted = partial(
             compose.executors, around, args.name, range(args.first, args.first + args.count)
         )
-        return compose.role(
+        return process.role(
             f"{args.name}-{args.first}...",
             partial(hosted, args.controller, args.listen),
             supervised=args.supervised,
-            cores=compose.parse_cores(args.cores),
+            cores=process.parse_cores(args.cores),
         )
-    device_cores = compose.parse_cores(args.device_cores) or around.settings.executor.cores
-    return compose.role(
+    device_cores = process.parse_cores(args.device_cores) or around.settings.executor.cores
+    return process.role(
         args.name,
         partial(compose.executor, around, args.name, args.controller, args.listen, device_cores),
         supervised=args.supervised,
-        cores=compose.parse_cores(args.cores),
+        cores=process.parse_cores(args.cores),
     )

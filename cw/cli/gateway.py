@@ -3,12 +3,12 @@
 import argparse
 from functools import partial
 
-from cw.cli import compose
+from cw.cli import compose, process
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
-    compose.add_role_arguments(parser)
+    process.add_role_arguments(parser)
     parser.add_argument("--name", default="gateway")
     parser.add_argument("--controller", required=True, metavar="ADDRESS")
     parser.add_argument("--listen", required=True, help="tcp:HOST:PORT, unix:PATH or fd:N")
@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     around = compose.surroundings(args.folder)
-    return compose.role(
+    return process.role(
         args.name,
         partial(compose.gateway, around, args.name, args.controller, args.listen, args.listen_http),
         supervised=args.supervised,
-        cores=compose.parse_cores(args.cores),
+        cores=process.parse_cores(args.cores),
     )
