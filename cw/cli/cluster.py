@@ -67,6 +67,7 @@ async def running_cluster(
     port: int = 0,
     http_port: int = 0,
     pin: bool = False,
+    solo: bool = False,
 ) -> AsyncIterator[RunningCluster]:
     """Run a cluster's processes for the length of the context.
 
@@ -76,10 +77,12 @@ async def running_cluster(
         port: Of the first gateway; 0 for any free one.
         http_port: Of its HTTP door; likewise.
         pin: Give each executor a core of its own.
+        solo: Run controller, gateway and executor as one process.
 
     Raises:
         ChildFailed: A process could not be started, or died too often.
-        ConfigError: The folder is in use by another cluster, or the port is.
+        ConfigError: The folder is in use by another cluster, or the port is; or there is more than
+            one gateway or executor to run as one process.
     """
     async with AsyncExitStack() as stack:
         stack.callback(os.close, _lock(folder))
@@ -88,7 +91,10 @@ async def running_cluster(
         listeners = [_listen(number) for number in (0, port, *others, http_port, *others)]
         for listener in listeners:
             stack.callback(listener.close)
-        specs = _specs(settings, folder, listeners, pin=pin)
+        if solo:
+            specs = _solo(settings, folder, listeners, pin=pin)
+        else:
+            specs = _specs(settings, folder, listeners, pin=pin)
         supervisor = Supervisor(specs)
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(supervisor.run)
@@ -160,6 +166,24 @@ def _specs(
             )
         )
     return tuple(specs)
+
+
+def _solo(
+    settings: ClusterSettings, folder: Path, listeners: list[socket.socket], *, pin: bool
+) -> tuple[ChildSpec, ...]:
+    """Say which process is the cluster."""
+    if (settings.executors, settings.gateways) != (1, 1):
+        raise ConfigError(
+            "expected one executor and one gateway to run as one process, got "
+            f"{settings.executors} and {settings.gateways}"
+        )
+    executor_cores, other_cores = _cores(1) if pin else ([""], "")
+    (native,), (http,) = ([door.fileno() for door in doors] for doors in _doors(listeners))
+    argv: tuple[str, ...] = (*COMMAND, "solo", "--listen", f"fd:{native}")
+    argv += ("--listen-http", f"fd:{http}", "--folder", str(folder.resolve()), "--supervised")
+    argv += _pinned(other_cores) + _pinned(executor_cores[0], "--device-cores")
+    log_path = folder / "logs" / "solo.log"
+    return (ChildSpec(name="solo", argv=argv, log_path=log_path, pass_fds=(native, http)),)
 
 
 def _executors(

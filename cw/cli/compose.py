@@ -10,6 +10,7 @@ import time
 import zlib
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -179,6 +180,41 @@ async def executor(
             await device.aclose()
 
 
+async def solo(
+    around: Surroundings,
+    listen: str,
+    listen_http: str | None,
+    device_cores: tuple[int, ...],
+    ready: Ready,
+) -> None:
+    """Run a controller, an executor and a gateway in this process until cancelled.
+
+    What they tell one another is not written, sent and read; they are woken up once where
+    processes of their own are woken up one after the other.
+
+    Raises:
+        DeviceFault: The device broke; whoever started this process starts it again.
+    """
+    at_controller, at_executor = "memory:controller", "memory:executor-0"
+    roles = (
+        partial(controller, around, at_controller),
+        partial(executor, around, "executor-0", at_controller, at_executor, device_cores),
+        partial(gateway, around, "gateway-0", at_controller, listen, listen_http),
+    )
+    told: dict[str, Any] = {}
+    async with trio.open_nursery() as nursery:
+        for role in roles:
+            is_up = trio.Event()
+
+            def up(what: dict[str, Any], is_up: trio.Event = is_up) -> None:
+                told.update(what)
+                is_up.set()
+
+            nursery.start_soon(role, up)
+            await is_up.wait()
+        ready(told)
+
+
 async def executors(
     around: Surroundings,
     name: str,
@@ -258,12 +294,17 @@ async def open_device(settings: ExecutorSettings, *, seed: int) -> Device:
     if settings.device == "cpu":
         from cw.devices.cpu.device import CpuDevice  # torch takes seconds to import
 
+        if settings.kernels not in ("rewritten", "exported"):
+            raise ConfigError(
+                f"expected the kernels rewritten or exported, got {settings.kernels!r}"
+            )
         return await CpuDevice.open(
             pages_total=pages_total,
             host_memory_bytes=settings.host_memory_bytes,
             threads=settings.threads,
             cores=settings.cores,
             switch_interval_s=settings.switch_interval_s,
+            as_exported=settings.kernels == "exported",
         )
     if settings.device == "cuda":
         from cw.devices.cuda.opening import open_cuda_device

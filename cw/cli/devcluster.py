@@ -60,6 +60,11 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", metavar="NAME|FILE", help="what an emulated device obeys")
     parser.add_argument("--policy", choices=tuple(POLICIES), help="default: default")
     parser.add_argument(
+        "--solo",
+        action="store_true",
+        help="one process for all, with one executor: answers soonest where cores are few",
+    )
+    parser.add_argument(
         "--pin",
         action="store_true",
         help="give each executor's device a core of its own, and all else what is left",
@@ -113,13 +118,20 @@ def settings_of(args: argparse.Namespace) -> ClusterSettings:
 
 async def _up(args: argparse.Namespace) -> int:
     settings = settings_of(args)
+    if args.solo and args.executors is None:
+        settings = attrs.evolve(settings, executors=1)
     async with stopped_by_signals():
         people.print(
             f"starting a controller, {settings.gateways} gateway(s) and {settings.executors} "
             f"{settings.executor.device} executor(s); logs in {args.dir / 'logs'}"
         )
         async with running_cluster(
-            settings, args.dir, port=args.port, http_port=args.http_port, pin=args.pin
+            settings,
+            args.dir,
+            port=args.port,
+            http_port=args.http_port,
+            pin=args.pin,
+            solo=args.solo,
         ) as cluster:
             line = ready_line(cluster, settings)
             if args.json:

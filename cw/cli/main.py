@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "controller": "run a controller (started by a supervisor)",
     "gateway": "run a gateway (started by a supervisor)",
     "executor": "run an executor (started by a supervisor)",
+    "solo": "run all three as one process (started by a supervisor)",
 }
 """Name: help. Each is a module of this package with `add_arguments(parser)` and `run(args)`;
 only the one that is asked for is imported, so that `cw status` does not wait for torch."""

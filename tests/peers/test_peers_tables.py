@@ -59,6 +59,15 @@ def test_each_slo_has_its_own_run_where_the_server_can_be_told(results):
     assert _row(results, 0, "MLServer") == ("1 / 2 / 3",)
 
 
+def test_of_a_peers_runs_the_best_counts(results):
+    """LitServe told of 25 ms answers more within 50 than when it is told of 50: let it."""
+    for slo_ms, within in ((25, 120), (50, 60), (100, 10)):
+        cell = Cell(server="litserve", case=EIGHT, load=1.2, slo_ns=slo_ms * MS)
+        results.add(cell, _found({"25": 0, "50": within, "100": 130}))
+
+    assert _row(results, 0, "LitServe") == ("0 / 60 / 65",)
+
+
 def test_the_limit_stands_above(results):
     """A figure says nothing beside no limit: an easy load looks like a good server."""
     assert _row(results, 0, "limit") == ("75 / 100 / 100",)

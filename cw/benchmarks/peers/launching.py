@@ -25,14 +25,15 @@ max_batch_size: {batch_max}
 input [{{ name: "image" data_type: TYPE_FP32 dims: [{dims}] }}]
 output [{{ name: "logits" data_type: TYPE_FP32 dims: [-1] }}]
 instance_group [{{ count: 1 kind: KIND_CPU }}]
-dynamic_batching {{
+dynamic_batching {{ {batching} }}
+"""
+_TRITON_REJECTING: Final = """\
   max_queue_delay_microseconds: {wait_us}
   default_queue_policy {{
     timeout_action: REJECT
     default_timeout_microseconds: {slo_us}
     allow_timeout_override: true
   }}
-}}
 """
 
 
@@ -89,8 +90,15 @@ def variables_of(setup: Setup) -> dict[str, str]:
     }
 
 
-def triton(setup: Setup) -> Launch:
-    """Triton's own binary, which pytriton's wheel carries, with a repository of python models."""
+def triton(setup: Setup, *, rejects: bool) -> Launch:
+    """Triton's own binary, which pytriton's wheel carries, with a repository of python models.
+
+    Args:
+        setup: See there.
+        rejects: Whether requests are refused that have been queued for as long as their SLO.
+            Without it, and without a wait for batches to fill, Triton answers sooner and, up to
+            some load, more; so it is measured in both ways.
+    """
     (packages,) = (setup.environment / "lib").glob("python3.*/site-packages")
     carried, version = packages / "pytriton" / "tritonserver", packages.parent.name[6:]
     backends, repository = setup.folder / "backends", setup.folder / "repository"
@@ -100,11 +108,13 @@ def triton(setup: Setup) -> Launch:
     for path in (stub, _SERVERS / "network.py", _SERVERS / "served.py"):
         shutil.copy(path, backends / "python")
     served = setup.served
+    rejecting = _TRITON_REJECTING.format(
+        wait_us=round(served.batch_wait_ms * 1e3), slo_us=round(served.slo_ms * 1e3)
+    )
     config = _TRITON_CONFIG.format(
         batch_max=served.batch_max,
         dims=", ".join(map(str, served.input_shape)),
-        wait_us=round(served.batch_wait_ms * 1e3),
-        slo_us=round(served.slo_ms * 1e3),
+        batching=rejecting if rejects else "",
     )
     for name in served.names:
         (repository / name / "1").mkdir(parents=True)
@@ -180,13 +190,14 @@ def ray(setup: Setup) -> Launch:
     return Launch(argv=[setup.python, str(_SERVERS / "ray_server.py")], variables=variables)
 
 
-def cw(setup: Setup, *, kernels: str, pages_per_model: int) -> Launch:
-    """A controller, a gateway and an executor, each a process, with both doors.
+def cw(setup: Setup, *, kernels: str, pages_per_model: int, is_solo: bool) -> Launch:
+    """A controller, a gateway and an executor, with both doors.
 
     Args:
         setup: Of which the SLO is not used: each request has its own.
         kernels: ``exported`` or ``rewritten``; see `cw.config.ExecutorSettings`.
         pages_per_model: A model's weights in pages.
+        is_solo: One process for all, or three.
     """
     served = setup.served
     pages = pages_per_model * (served.room or len(served.names))
@@ -197,5 +208,5 @@ def cw(setup: Setup, *, kernels: str, pages_per_model: int) -> Launch:
     )
     argv = [sys.executable, "-m", "cw", "devcluster", "up", "--executors", "1", "--json"]
     argv += ["--config", str(config), "--dir", str(setup.folder / "cluster")]
-    argv += ["--http-port", str(served.port)]
+    argv += ["--http-port", str(served.port)] + ["--solo"] * is_solo
     return Launch(argv=argv, variables={"PYTHONPATH": str(_ROOT)})

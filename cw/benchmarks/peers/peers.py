@@ -40,8 +40,9 @@ class Peer:
         package: Whose version is told; empty for cw.
         launch: See `launching`; None for cw, whose launcher needs to know of pages and kernels.
         make_format: See `formats`; None for cw's native door.
+        environment: A peer's that has the same; empty: its own.
         kernels: cw's own setting; peers run torch eagerly.
-        environment: Of which peer; cw's two doors share cw's.
+        is_solo: Whether cw is one process, as one would run it on one core, or three.
     """
 
     name: str
@@ -51,7 +52,9 @@ class Peer:
     make_format: Callable[[ModelSpec], Format] | None
     tells: Tells
     swaps: Swaps
+    environment: str = ""
     kernels: str = "exported"
+    is_solo: bool = True
 
     @property
     def is_cw(self) -> bool:
@@ -61,7 +64,12 @@ class Peer:
     @property
     def version(self) -> str:
         """Of its package; empty for cw, whose is this checkout's."""
-        return version_of(self.name, self.package) if self.package else ""
+        return version_of(self.installed_as, self.package) if self.package else ""
+
+    @property
+    def installed_as(self) -> str:
+        """Names its environment and its pins."""
+        return self.environment or self.name
 
 
 def _bentoml(answer: Any) -> str:
@@ -100,7 +108,17 @@ _ALL: Final = (
         name="triton",
         title="Triton",
         package="nvidia-pytriton",
-        launch=launching.triton,
+        launch=partial(launching.triton, rejects=False),
+        make_format=BinaryTensors,
+        tells=Tells.NOWHERE,
+        swaps=Swaps.WHEN_TOLD,
+    ),
+    Peer(
+        name="triton-reject",
+        title="Triton, queue timeouts",
+        package="nvidia-pytriton",
+        environment="triton",
+        launch=partial(launching.triton, rejects=True),
         make_format=BinaryTensors,
         tells=Tells.REQUEST,
         swaps=Swaps.WHEN_TOLD,
@@ -143,6 +161,7 @@ _ALL: Final = (
         tells=Tells.NOWHERE,
         swaps=Swaps.ITSELF,
     ),
+    _cw(name="cw-apart", title="cw in three processes", make_format=None, is_solo=False),
     _cw(
         name="cw-fast", title="cw, Cap'n Proto, own kernels", make_format=None, kernels="rewritten"
     ),

@@ -129,7 +129,7 @@ async def serving(start: Start, warm_ups: Sequence[Planned]) -> AsyncIterator[Su
     environment = Path(sys.prefix)
     if not peer.is_cw:
         environment = await trio.to_thread.run_sync(
-            lambda: environment_of(peer.name, say=people.print)
+            lambda: environment_of(peer.installed_as, say=people.print)
         )
     setup = Setup(served=served, folder=start.folder, environment=environment)
     launch = _launch(start, setup)
@@ -151,7 +151,7 @@ def _launch(start: Start, setup: Setup) -> Launch:
     if peer.launch is not None:
         return peer.launch(setup)
     pages = start.network.specs[0].pages
-    return launching.cw(setup, kernels=peer.kernels, pages_per_model=pages)
+    return launching.cw(setup, kernels=peer.kernels, pages_per_model=pages, is_solo=peer.is_solo)
 
 
 async def _ready_cw(
