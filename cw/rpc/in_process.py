@@ -28,7 +28,7 @@ def network_here() -> MemoryNetwork:
     """Return this run's network."""
     network = _network.get()
     if network is None:
-        network = MemoryNetwork()
+        network = MemoryNetwork(is_instant=True)
         _network.set(network)
     return network
 

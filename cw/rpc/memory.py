@@ -242,6 +242,7 @@ class MemoryNetwork:
         *,
         seed: int = 0,
         delay_ns: tuple[int, int] = (0, 0),
+        is_instant: bool = False,
         max_messages: int = 65536,
     ) -> None:
         """Make a network without actors.
@@ -249,10 +250,12 @@ class MemoryNetwork:
         Args:
             seed: Of the delays: the same seed and the same order of messages give the same ones.
             delay_ns: Least and most that anything travels for, each way.
+            is_instant: Nothing is on its way at all: no task is woken up to hand a message over.
             max_messages: How many told messages may be on their way through one port.
         """
         self._random: Final = random.Random(seed)
         self._delay_ns: Final = delay_ns
+        self._is_instant: Final = is_instant
         self._max_messages: Final = max_messages
         self._actors: dict[str, Any] = {}
         self._links: dict[str, list[Link]] = {}
@@ -299,7 +302,7 @@ class MemoryNetwork:
     async def _dialled(self, address: str) -> AsyncIterator[End]:
         if address not in self._actors:
             raise PeerDisconnected(f"cannot connect to {address}: nobody serves it")
-        there, back = Direction(self._draw_ns), Direction(self._draw_ns)
+        there, back = (Direction(self._draw_ns, is_instant=self._is_instant) for _ in range(2))
         link = Link(peer=address, there=there, back=back, max_messages=self._max_messages)
         links = self._links.setdefault(address, [])
         links.append(link)

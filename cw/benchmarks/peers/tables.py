@@ -13,8 +13,8 @@ from cw.units import MS
 
 _NOTHING: Final = "-"
 _LATE_MARK: Final = "*"
-_SHOWN_SLO_NS: Final = 50 * MS
-"""Of which run latencies are shown, where there is one for each SLO."""
+_SHOWN_SLOS_NS: Final = (50 * MS, 100 * MS, 25 * MS)
+"""Of which run latencies are shown where there is one for each SLO: of the first that there is."""
 
 Found = Mapping[str, Any]
 
@@ -170,7 +170,12 @@ def _bound_rate(found: Found, slo_ns: int) -> str:
 def _latency_row(
     results: Results, peer: Peer, case: Case, loads: Sequence[float]
 ) -> tuple[str, ...]:
-    found = [told_at(results, peer, case, load, _SHOWN_SLO_NS) for load in loads]
+    found = [
+        next(
+            filter(None, (told_at(results, peer, case, load, slo) for slo in _SHOWN_SLOS_NS)), None
+        )
+        for load in loads
+    ]
     times = [
         " / ".join(_ms(value) for value in each["latency_ms"].values()) if each else _NOTHING
         for each in found
