@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import attrs
 from rich.console import Console
 
 from cw.benchmarks.peers.cases import CASES, SLOS_NS, Case, Cell
@@ -30,7 +31,7 @@ def make_tables(results: Results) -> list[Report]:
                 if (peer.kernels == "rewritten") == own and loads_of(results, [peer], case)
             ]
             if peers:
-                tables += _case_tables(results, case, peers, own=own)
+                tables += _CaseTables(results, case, peers, own).make()
     tables += [table for table in (_added(results), _failures(results)) if table.rows]
     return tables
 
@@ -78,72 +79,97 @@ def share(found: Found, slo_ns: int, of: str = "within") -> float:
     return part
 
 
-def _case_tables(
-    results: Results, case: Case, peers: Sequence[Peer], *, own: bool
-) -> Iterator[Report]:
-    loads = loads_of(results, peers, case)
-    single_ns = results.durations(case, "torch")[1]
-    kernels = ", cw's own kernels" if own else ""
-    unit = f"load 1 is {1e9 / single_ns:.0f} requests/s"
-    columns = ("", *(f"x {load:g}" for load in loads))
+@attrs.frozen
+class _CaseTables:
+    """A case's tables, of the peers that it was measured for.
 
-    def rows(of_cell: Callable[[Found, int], str]) -> Iterator[tuple[str, ...]]:
-        for peer in peers:
-            yield (
-                peer.title,
-                *(_three(results, peer, case, load, of_cell) for load in loads),
+    Attributes:
+        own: Whether they are of cw's own kernels.
+    """
+
+    results: Results
+    case: Case
+    peers: Sequence[Peer]
+    own: bool
+
+    @property
+    def loads(self) -> list[float]:
+        """The columns."""
+        return loads_of(self.results, self.peers, self.case)
+
+    @property
+    def slos_ns(self) -> list[int]:
+        """In each column: the SLOs that cw was told, or all where it was not measured."""
+        told = [
+            slo_ns
+            for slo_ns in SLOS_NS
+            if any(
+                told_at(self.results, peer, self.case, load, slo_ns)
+                for peer in self.peers
+                for load in self.loads
+                if peer.is_cw
             )
+        ]
+        return told or list(SLOS_NS)
 
-    def limit(of_cell: Callable[[Found, int], str]) -> tuple[str, ...]:
+    def make(self) -> Iterator[Report]:
+        """Make them: shares, rates, latencies."""
+        title = self.case.title + (", cw's own kernels" if self.own else "")
+        within = f"within {' / '.join(f'{slo_ns // MS}' for slo_ns in self.slos_ns)} ms"
+        single_ns = self.results.durations(self.case, "torch")[1]
+        columns = ("", *(f"x {load:g}" for load in self.loads))
+        yield Report(
+            title=f"{title}: % answered rightly {within} (load 1 is {1e9 / single_ns:.0f}/s)",
+            columns=columns,
+            rows=self._rows(_in_time_share, _bound_share),
+        )
+        yield Report(
+            title=f"{title}: goodput, requests/s {within}",
+            columns=columns,
+            rows=self._rows(_goodput, _bound_rate),
+        )
+        yield Report(
+            title=f"{title}: p50 / p99 / p99.9 ms of right answers, however late",
+            columns=(*columns, "memory MiB"),
+            rows=tuple(
+                _latency_row(self.results, peer, self.case, self.loads) for peer in self.peers
+            ),
+            notes=(_conditions(self.results, self.peers, self.case),),
+        )
+
+    def _rows(self, of_cell: "_OfCell", of_limit: "_OfCell") -> tuple[tuple[str, ...], ...]:
+        limit = ("limit", *(self._words(self.peers, load, of_limit) for load in self.loads))
         return (
-            "limit",
+            limit,
             *(
-                " / ".join(
-                    next(
-                        (
-                            of_cell(found, slo_ns)
-                            for peer in peers
-                            if (found := found_at(results, peer, case, load, slo_ns))
-                        ),
-                        _NOTHING,
-                    )
-                    for slo_ns in SLOS_NS
+                (
+                    peer.title,
+                    *(
+                        self._words([peer], load, of_cell) + self._mark(peer, load)
+                        for load in self.loads
+                    ),
                 )
-                for load in loads
+                for peer in self.peers
             ),
         )
 
-    yield Report(
-        title=f"{case.title}{kernels}: % answered rightly within 25 / 50 / 100 ms ({unit})",
-        columns=columns,
-        rows=(limit(_bound_share), *rows(_in_time_share)),
-    )
-    yield Report(
-        title=f"{case.title}{kernels}: goodput, requests/s within 25 / 50 / 100 ms",
-        columns=columns,
-        rows=(limit(_bound_rate), *rows(_goodput)),
-    )
-    yield Report(
-        title=f"{case.title}{kernels}: p50 / p99 / p99.9 ms of right answers, however late",
-        columns=(*columns, "memory MiB"),
-        rows=tuple(_latency_row(results, peer, case, loads) for peer in peers),
-        notes=(_conditions(results, peers, case),),
-    )
+    def _words(self, peers: Sequence[Peer], load: float, of_cell: "_OfCell") -> str:
+        """Write a figure for each SLO, of the first peer that has a cell."""
+        words = []
+        for slo_ns in self.slos_ns:
+            runs = (found_at(self.results, peer, self.case, load, slo_ns) for peer in peers)
+            found = next(filter(None, runs), None)
+            words.append(of_cell(found, slo_ns) if found else _NOTHING)
+        return " / ".join(words)
+
+    def _mark(self, peer: Peer, load: float) -> str:
+        runs = (found_at(self.results, peer, self.case, load, slo_ns) for slo_ns in self.slos_ns)
+        is_late = any(found["generator_late"] for found in runs if found)
+        return f" {_LATE_MARK}" if is_late else ""
 
 
-def _three(
-    results: Results,
-    peer: Peer,
-    case: Case,
-    load: float,
-    of_cell: Callable[[Found, int], str],
-) -> str:
-    words, is_late = [], False
-    for slo_ns in SLOS_NS:
-        found = found_at(results, peer, case, load, slo_ns)
-        words.append(of_cell(found, slo_ns) if found else _NOTHING)
-        is_late |= bool(found and found["generator_late"])
-    return " / ".join(words) + (f" {_LATE_MARK}" if is_late else "")
+_OfCell = Callable[[Found, int], str]
+"""Writes a cell's figure for an SLO (ns)."""
 
 
 def _in_time_share(found: Found, slo_ns: int) -> str:
@@ -155,8 +181,8 @@ def _bound_share(found: Found, slo_ns: int) -> str:
 
 
 def _percent(part: float) -> str:
-    """Write a share so that 99.6 % does not look like all."""
-    return f"{100 * part:.1f}" if 0.99 <= part < 1 else f"{100 * part:.0f}"
+    """Write a share so that 99.96 % does not look like all."""
+    return f"{int(1000 * part) / 10}" if 0.99 <= part < 1 else f"{100 * part:.0f}"
 
 
 def _goodput(found: Found, slo_ns: int) -> str:
