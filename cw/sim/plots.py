@@ -17,9 +17,19 @@ import attrs
 
 from cw.errors import ConfigError
 
-COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B8860B", "#555555")
-"""Told apart by the colour-blind, too. Source: Okabe and Ito (2008), its yellow darkened."""
-_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
+COLOURS: Final = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#B8860B",
+    "#555555",
+    "#882255",
+)
+"""Told apart by the colour-blind, too. Source: Okabe and Ito (2008), its yellow darkened; the last
+one is Tol's wine."""
+_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 _MARKED_MAX: Final = 40
 """A line with more points than this is drawn without markers: they would cover it."""
 _PANEL_HEIGHT_INCHES: Final = 3.6

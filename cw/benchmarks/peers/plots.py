@@ -25,7 +25,7 @@ def make_chart(results: Results, case: Case) -> Chart | None:
     peers = [
         peer
         for peer in PEERS.values()
-        if peer.kernels == "exported" and len(loads_of(results, [peer], case)) > 1
+        if peer.kernels == "exported" and peer.is_solo and len(loads_of(results, [peer], case)) > 1
     ]
     if not peers:
         return None
