@@ -18,6 +18,7 @@ import trio
 
 from cw.actors.alarm import Alarm
 from cw.actors.clock import now_ns, trio_time
+from cw.actors.controller_sessions import ControllerForExecutor, ControllerForGateway
 from cw.actors.delegate import ExecutorDelegate, GatewayDelegate, Pulse
 from cw.config import LinkSettings
 from cw.core.commands import (
@@ -29,23 +30,19 @@ from cw.core.commands import (
     SendCancel,
 )
 from cw.core.events import (
-    ActionDone,
     Event,
     ExecutorJoined,
     ExecutorLost,
     GatewayLost,
     ModelAdded,
     ModelRemoved,
-    RequestArrived,
     TimerFired,
 )
 from cw.core.scheduler import Scheduler
-from cw.errors import ModelConflict, PeerDisconnected, UnknownModel
+from cw.errors import ModelConflict, UnknownModel
 from cw.messages import (
-    ActionResult,
     CancelSlot,
     ClusterStatus,
-    Descriptor,
     Epoch,
     ExecutorAddress,
     ExecutorHello,
@@ -53,12 +50,10 @@ from cw.messages import (
     ExecutorWelcome,
     GatewayHello,
     GatewayId,
-    GatewayReport,
     GatewayWelcome,
     ModelId,
     ModelSpec,
     ModelStatus,
-    Pong,
 )
 from cw.rpc.ports import ExecutorPort, ExecutorSession, GatewayPort, GatewaySession
 
@@ -154,7 +149,8 @@ class ControllerActor:
     def _peers(self) -> list[GatewayDelegate | ExecutorDelegate]:
         return [*self._gateways.values(), *self._executors.values()]
 
-    def _put(self, *events: Event) -> None:
+    def put(self, *events: Event) -> None:
+        """Have the scheduler hear of these, all at one instant, as soon as the event loop turns."""
         # Bounded by what one pass of the event loop reads off the connections: the next pass takes
         # all of it, and the scheduler refuses what its own bounds can't hold.
         self._events.extend(events)
@@ -167,7 +163,7 @@ class ControllerActor:
         self._by_name[spec.name] = spec.model_id
         for gateway in self._gateways.values():
             gateway.add_model(spec)
-        self._put(ModelAdded(spec=spec))
+        self.put(ModelAdded(spec=spec))
 
     async def add_model(self, spec: ModelSpec) -> None:
         """See `GatewaySession.add_model`; adding the same model again is a no-op."""
@@ -189,7 +185,7 @@ class ControllerActor:
         del self._by_name[spec.name]
         for gateway in self._gateways.values():
             gateway.models_removed.append(model_id)
-        self._put(ModelRemoved(model_id=model_id))
+        self.put(ModelRemoved(model_id=model_id))
 
     async def model_status(self, model_id: ModelId) -> ModelStatus:
         """See `GatewaySession.model_status`."""
@@ -232,10 +228,10 @@ class ControllerActor:
         self._gateways[gateway_id] = delegate
         assert self._nursery is not None, "the controller must run before peers join"
         self._nursery.start_soon(self._mourn_gateway, gateway_id, delegate)
-        self._put()  # flushes what the newcomer has to know
+        self.put()  # flushes what the newcomer has to know
         logger.info("joined gateway=%d name=%s", gateway_id, hello.name)
         welcome = GatewayWelcome(epoch=self.epoch, gateway_id=gateway_id)
-        return welcome, _GatewaySession(self, delegate)
+        return welcome, ControllerForGateway(self, delegate)
 
     async def join_executor(
         self, hello: ExecutorHello, executor: ExecutorPort
@@ -260,7 +256,7 @@ class ControllerActor:
             )
         assert self._nursery is not None, "the controller must run before peers join"
         self._nursery.start_soon(self._mourn_executor, executor_id, delegate)
-        self._put(
+        self.put(
             ExecutorJoined(
                 executor_id=executor_id,
                 name=hello.name,
@@ -271,7 +267,7 @@ class ControllerActor:
         )
         logger.info("joined executor=%d name=%s", executor_id, hello.name)
         welcome = ExecutorWelcome(epoch=self.epoch, executor_id=executor_id)
-        return welcome, _ExecutorSession(self, delegate, executor_id)
+        return welcome, ControllerForExecutor(self, delegate, executor_id)
 
     async def _mourn_gateway(self, gateway_id: GatewayId, delegate: GatewayDelegate) -> None:
         await delegate.port.wait_closed()
@@ -284,7 +280,7 @@ class ControllerActor:
         delegate.is_lost = True
         delegate.port.close()
         del self._gateways[gateway_id]
-        self._put(GatewayLost(gateway_id=gateway_id))
+        self.put(GatewayLost(gateway_id=gateway_id))
 
     async def _mourn_executor(self, executor_id: ExecutorId, delegate: ExecutorDelegate) -> None:
         await delegate.port.wait_closed()
@@ -299,7 +295,7 @@ class ControllerActor:
         del self._executors[executor_id]
         for gateway in self._gateways.values():
             gateway.executors_lost.append(executor_id)
-        self._put(ExecutorLost(executor_id=executor_id))
+        self.put(ExecutorLost(executor_id=executor_id))
 
     async def _watch_silence(self) -> None:
         """Cut off peers that are connected but say nothing: a stopped process keeps its socket.
@@ -326,74 +322,3 @@ class ControllerActor:
 
     def close(self) -> None:
         """A caller's way to hang up; nothing is held for one that has not joined."""
-
-
-@attrs.define(eq=False)
-class _Session:
-    """What both kinds of peer may do: ping, and hang up."""
-
-    controller: ControllerActor
-    delegate: GatewayDelegate | ExecutorDelegate
-
-    def _hear(self) -> None:
-        """Note a sign of life.
-
-        Raises:
-            PeerDisconnected: The peer counts as lost, so nothing of it is taken any more.
-        """
-        if self.delegate.is_lost:
-            raise PeerDisconnected("the controller has given this peer up: join anew")
-        self.delegate.pulse.heard_ns = now_ns()
-
-    async def ping(self, sent_ns: int) -> Pong:
-        """See `GatewaySession.ping`."""
-        received_ns = now_ns()
-        self._hear()
-        return Pong(received_ns=received_ns, replied_ns=now_ns())
-
-    async def wait_closed(self) -> None:
-        """Return once the peer is gone."""
-        await self.delegate.port.wait_closed()
-
-    def close(self) -> None:
-        """Hang up on the peer."""
-        self.delegate.port.close()
-
-
-@attrs.define(eq=False)
-class _GatewaySession(_Session):
-    """The controller, as one gateway sees it; implements `GatewaySession`."""
-
-    def tell(self, reports: Sequence[GatewayReport]) -> None:
-        self._hear()
-        self.controller._put(
-            *(
-                RequestArrived(descriptor=report) if isinstance(report, Descriptor) else report
-                for report in reports
-            )
-        )
-
-    async def add_model(self, spec: ModelSpec) -> None:
-        await self.controller.add_model(spec)
-
-    async def remove_model(self, model_id: ModelId) -> None:
-        await self.controller.remove_model(model_id)
-
-    async def model_status(self, model_id: ModelId) -> ModelStatus:
-        return await self.controller.model_status(model_id)
-
-    async def status(self) -> ClusterStatus:
-        return await self.controller.status()
-
-
-@attrs.define(eq=False)
-class _ExecutorSession(_Session):
-    """The controller, as one executor sees it; implements `ExecutorSession`."""
-
-    executor_id: ExecutorId
-
-    def tell(self, results: Sequence[ActionResult]) -> None:
-        self._hear()
-        self.controller._put(
-            *(ActionDone(executor_id=self.executor_id, result=result) for result in results)
-        )
