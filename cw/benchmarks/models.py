@@ -63,8 +63,6 @@ def resnets(
     return archives
 
 
-def _packed(
-    example: Example, folder: Path, batch_sizes: tuple[int, ...] = BATCH_SIZES
-) -> Archive:
+def _packed(example: Example, folder: Path, batch_sizes: tuple[int, ...] = BATCH_SIZES) -> Archive:
     sized = attrs.evolve(example, batch_sizes=batch_sizes)
     return verify_archive(sized.pack(folder / example.name, name=example.name).folder)
