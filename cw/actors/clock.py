@@ -9,6 +9,7 @@ tens of microseconds. Under `trio.testing.MockClock` the same calls are virtual.
 import ctypes
 import os
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
@@ -65,6 +66,7 @@ class PreciseTimer:
 
     def __init__(self) -> None:
         self._fd = -1
+        self._virtual = trio.CancelScope()
 
     def __enter__(self) -> Self:
         if not isinstance(trio.lowlevel.current_clock(), MockClock):
@@ -92,13 +94,32 @@ class PreciseTimer:
             return
         if instant_ns - now_ns() > _COARSE_NS:
             await trio.sleep_until(trio_time(instant_ns - _COARSE_NS))
-        remaining_ns = instant_ns - now_ns()
-        if remaining_ns <= 0:
+        if instant_ns <= now_ns():
             await trio.lowlevel.checkpoint()
             return
+        self.arm(instant_ns)
+        await self.wait()
+
+    def arm(self, instant_ns: int) -> None:
+        """Have `wait` return at `instant_ns`, not at what was armed before; wakes no task."""
+        if self._fd < 0:
+            self._virtual.deadline = trio_time(instant_ns)
+            return
+        remaining_ns = max(instant_ns - now_ns(), 1)  # 0 would disarm it
         spec = _Itimerspec(0, 0, *divmod(remaining_ns, SECOND))
         if _libc.timerfd_settime(self._fd, 0, ctypes.byref(spec), None) != 0:
             code = ctypes.get_errno()
             raise OSError(code, f"timerfd_settime: {os.strerror(code)}")
-        await trio.lowlevel.wait_readable(self._fd)
-        os.read(self._fd, 8)
+
+    async def wait(self) -> None:
+        """Return once the armed instant has passed; it may be armed anew meanwhile."""
+        if self._fd < 0:
+            with self._virtual:
+                await trio.sleep_forever()
+            self._virtual = trio.CancelScope()
+            return
+        while True:
+            await trio.lowlevel.wait_readable(self._fd)
+            with suppress(BlockingIOError):  # armed anew between its ringing and now
+                os.read(self._fd, 8)
+                return

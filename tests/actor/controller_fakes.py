@@ -88,7 +88,7 @@ class Rig:
     async def order(self, *commands):
         """Have the scheduler order this in its next step, and let it take that step."""
         self.core.commands += commands
-        self.controller._put()
+        self.controller.put()
         await self.settle()
 
     async def settle(self):
