@@ -160,8 +160,10 @@ class _Work:
     async def _measure(self, group: Group, folder: Path) -> None:
         ground = self._grounds.get(group.case.name)
         if ground is None:
+            own = folder / "ground"  # the bare loop records its runs, too
+            own.mkdir()
             ground = await lay_ground(
-                group.case, self._results, core=self._core, folder=folder, say=people.print
+                group.case, self._results, core=self._core, folder=own, say=people.print
             )
             self._grounds[group.case.name] = ground
         people.print(f"{group.peer.title}, {group.case.title}: starting")
