@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cw.units", "cw.errors"),
     ("cw.messages", "cw.config"),
     ("cw.core",),
-    ("cw.rpc.ports", "cw.devices.device", "cw.models"),
+    ("cw.rpc.ports", "cw.devices.device", "cw.models", "cw.catalog", "cw.tls"),
     ("cw.actors",),
     ("cw.rpc", "cw.devices", "cw.http"),
     ("cw.client",),
@@ -46,6 +46,8 @@ NEIGHBOURS = {
 # Third parties that only these paths may import, so that the rest runs and is tested without.
 CONFINED = {
     "capnp": ("cw/rpc/",),
+    "alembic": ("cw/catalog/",),
+    "sqlalchemy": ("cw/catalog/",),
     "torch": (
         "cw/benchmarks/models.py",
         "cw/benchmarks/peers/servers/",  # They run in the peers' own environments.
