@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster.clusters import environment
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
 COMMAND = "import sys; from cw.benchmarks.peers.command import main; sys.exit(main(sys.argv[1:]))"
 
@@ -20,7 +20,7 @@ def bench_peers(folder, *words):
         env=environment(XDG_CACHE_HOME=str(folder / "cache")),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
