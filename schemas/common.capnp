@@ -321,4 +321,21 @@ struct ClusterStatus {
   models @3 :List(ModelStatus);
 
   ledger @4 :Ledger;
+
+  cells @5 :List(CellStatus);
+  # Of a gateway before several controllers; all else is then their sum, and the first one's epoch.
+}
+
+struct CellStatus {
+  cell @0 :UInt16;
+
+  epoch @1 :Epoch;
+  # 0 while its controller can't be reached.
+
+  executors @2 :List(Text);
+  # Their names.
+
+  queued @3 :UInt64;
+
+  ledger @4 :Ledger;
 }

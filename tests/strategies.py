@@ -337,6 +337,17 @@ def ledgers():
     )
 
 
+def cell_statuses():
+    return st.builds(
+        m.CellStatus,
+        cell=st.integers(0, 2**16 - 1),
+        epoch=u64s,
+        executors=tuples(texts),
+        queued=counts,
+        ledger=ledgers(),
+    )
+
+
 def cluster_statuses():
     return st.builds(
         m.ClusterStatus,
@@ -345,4 +356,5 @@ def cluster_statuses():
         executors=tuples(executor_statuses()),
         models=tuples(model_statuses(), max_size=2),
         ledger=ledgers(),
+        cells=tuples(cell_statuses(), max_size=2),
     )

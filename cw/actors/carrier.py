@@ -53,6 +53,11 @@ class Carrier:
     _by_address: dict[str, ExecutorLink] = attrs.field(factory=dict, init=False)
     """Executors of one process are at one address, and share a connection."""
 
+    @property
+    def executors(self) -> int:
+        """How many there are to bring inputs to."""
+        return len(self._links)
+
     def join(self, joined: ExecutorAddress, nursery: trio.Nursery) -> None:
         """Connect to an executor, ahead of its first assignment."""
         link = self._by_address.get(joined.address)

@@ -12,6 +12,7 @@ Neighbours: `core/intake.py`, `open_requests.py` (the book), `carrier.py` (paylo
 
 import logging
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -25,6 +26,7 @@ from cw.actors.open_requests import OpenRequest, OpenRequests
 from cw.config import GatewaySettings, LinkSettings
 from cw.core.clock_sync import ClockSync
 from cw.core.intake import check_slo, match_inputs, unknown_model
+from cw.core.routes import Routes
 from cw.errors import CwError, OutboxFull, PeerDisconnected, ProtocolViolation
 from cw.messages import (
     Abandon,
@@ -41,7 +43,6 @@ from cw.messages import (
     GatewayReport,
     GatewayWelcome,
     InferCall,
-    ModelId,
     ModelSpec,
     Notices,
     Promise,
@@ -81,6 +82,7 @@ class GatewayActor:
         link: Bounds on the controller's silence.
         dial_controller: Connects to the controller.
         dial_executor: Connects to an executor's data side.
+        lost: Told whenever there is no controller any more; open requests wait for the next one.
     """
 
     name: str
@@ -88,8 +90,9 @@ class GatewayActor:
     link: LinkSettings
     dial_controller: DialController
     dial_executor: DialExecutor
-    models: dict[str, ModelSpec] = attrs.field(factory=dict, init=False)
-    """By name: what may be asked for now."""
+    lost: Callable[[], object] = lambda: None
+    routes: Routes = attrs.field(factory=Routes, init=False)
+    """What may be asked for now, and which version of it a request gets."""
     session: GatewaySession | None = attrs.field(default=None, init=False)
     """The controller, while there is one."""
     book: OpenRequests = attrs.field(init=False)
@@ -105,6 +108,16 @@ class GatewayActor:
     def __attrs_post_init__(self) -> None:
         self.book = OpenRequests(self.settings)
         self._carrier = Carrier(self.book, self.dial_executor, failed=self._report)
+
+    @property
+    def executors(self) -> int:
+        """How many the controller has told of."""
+        return self._carrier.executors
+
+    @property
+    def models(self) -> dict[str, ModelSpec]:
+        """By name: the current version of what may be asked for now."""
+        return self.routes.current
 
     # --- towards the controller -------------------------------------------------------------------
 
@@ -128,6 +141,7 @@ class GatewayActor:
         finally:
             self.session = None
             self._hung_up.set()
+            self.lost()
         logger.warning("controller lost open=%d why=%s", len(self.book), why)
 
     async def _join(
@@ -139,7 +153,7 @@ class GatewayActor:
         self._hung_up = trio.Event()
         # Only now: while there was no controller, executors went on with what they had been given,
         # and their outputs kept promises. A new one begins by naming models and executors anew.
-        self.models.clear()
+        self.routes.clear()
         self._carrier.lose_all()
         hello = GatewayHello(name=self.name, previous_id=self._gateway_id)
         welcome, session = await controller.join_gateway(hello, self)
@@ -216,21 +230,17 @@ class GatewayActor:
         """See `GatewayPort.tell`."""
         assert self._nursery is not None, "the gateway must run before it is told anything"
         for spec in notices.models_added:
-            self.models[spec.name] = spec
+            self.routes.add(spec)
+        for route in notices.routes:
+            self.routes.route(route)
         for model_id in notices.models_removed:
-            self._remove_model(model_id)
+            self.routes.remove(model_id)
         for joined in notices.executors_joined:
             self._carrier.join(joined, self._nursery)
         for executor_id in notices.executors_lost:
             self._carrier.lose(executor_id)
         for decision in notices.decisions:
             self._decided(decision)
-
-    def _remove_model(self, model_id: ModelId) -> None:
-        for name, spec in self.models.items():
-            if spec.model_id == model_id:
-                del self.models[name]
-                return
 
     def _decided(self, decision: Decision) -> None:
         if isinstance(decision, Assign):

@@ -83,6 +83,7 @@ from cw.messages.requests import (
     Timing,
 )
 from cw.messages.status import (
+    CellStatus,
     ClusterStatus,
     ExecutorStatus,
     Ledger,
@@ -102,6 +103,7 @@ __all__ = [
     "BatchOutputs",
     "Cancel",
     "CancelSlot",
+    "CellStatus",
     "ClusterStatus",
     "Datatype",
     "Decision",

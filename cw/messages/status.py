@@ -36,6 +36,20 @@ class Ledger:
 
 
 @attrs.frozen(kw_only=True)
+class CellStatus:
+    """A controller with its executors, as a gateway sees it now."""
+
+    cell: int
+    """Its number, from 0."""
+    epoch: Epoch
+    """0 while its controller can't be reached."""
+    executors: tuple[str, ...]
+    """Their names."""
+    queued: int
+    ledger: Ledger
+
+
+@attrs.frozen(kw_only=True)
 class ClusterStatus:
     """The answer to `cw status`."""
 
@@ -44,3 +58,5 @@ class ClusterStatus:
     executors: tuple[ExecutorStatus, ...]
     models: tuple[ModelStatus, ...]
     ledger: Ledger
+    cells: tuple[CellStatus, ...] = ()
+    """Where there are several; all else is then their sum, and the first one's epoch."""

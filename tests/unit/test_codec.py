@@ -26,6 +26,7 @@ ROWS = {
     "BatchInputs": (EXECUTOR, strategies.batch_inputs, payloads, "batch_inputs"),
     "BatchOutputs": (EXECUTOR, strategies.batch_outputs, payloads, "batch_outputs"),
     "CancelSlot": (EXECUTOR, strategies.cancel_slots, actions, "cancel_slot"),
+    "CellStatus": (COMMON, strategies.cell_statuses, status, "cell_status"),
     "ClusterStatus": (COMMON, strategies.cluster_statuses, status, "cluster_status"),
     "Decision": (CONTROL, strategies.decisions, decisions, "decision"),
     "DeviceDescription": (CONTROL, strategies.devices, reports, "device"),

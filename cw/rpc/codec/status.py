@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cw.messages import ClusterStatus, Epoch, ExecutorId, ExecutorStatus, Ledger
+from cw.messages import CellStatus, ClusterStatus, Epoch, ExecutorId, ExecutorStatus, Ledger
 from cw.rpc.codec.binding import list_to_wire
 from cw.rpc.codec.models import model_status_from_wire, model_status_to_wire
 
@@ -61,6 +61,26 @@ def ledger_from_wire(wire: Any) -> Ledger:
     )
 
 
+def cell_status_to_wire(status: CellStatus, wire: Any) -> None:
+    """Write a `CellStatus`."""
+    wire.cell = status.cell
+    wire.epoch = status.epoch
+    wire.executors = list(status.executors)
+    wire.queued = status.queued
+    ledger_to_wire(status.ledger, wire.init("ledger"))
+
+
+def cell_status_from_wire(wire: Any) -> CellStatus:
+    """Read a `CellStatus`."""
+    return CellStatus(
+        cell=wire.cell,
+        epoch=Epoch(wire.epoch),
+        executors=tuple(wire.executors),
+        queued=wire.queued,
+        ledger=ledger_from_wire(wire.ledger),
+    )
+
+
 def cluster_status_to_wire(status: ClusterStatus, wire: Any) -> None:
     """Write a `ClusterStatus`."""
     wire.epoch = status.epoch
@@ -70,6 +90,7 @@ def cluster_status_to_wire(status: ClusterStatus, wire: Any) -> None:
     )
     list_to_wire(model_status_to_wire, status.models, wire.init("models", len(status.models)))
     ledger_to_wire(status.ledger, wire.init("ledger"))
+    list_to_wire(cell_status_to_wire, status.cells, wire.init("cells", len(status.cells)))
 
 
 def cluster_status_from_wire(wire: Any) -> ClusterStatus:
@@ -80,4 +101,5 @@ def cluster_status_from_wire(wire: Any) -> ClusterStatus:
         executors=tuple(executor_status_from_wire(it) for it in wire.executors),
         models=tuple(model_status_from_wire(it) for it in wire.models),
         ledger=ledger_from_wire(wire.ledger),
+        cells=tuple(cell_status_from_wire(it) for it in wire.cells),
     )
