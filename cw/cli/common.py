@@ -5,17 +5,20 @@ import json
 import math
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
+import trio
 from rich.console import Console
 
 from cw.client import Client, connect
 from cw.errors import AccessDenied, ConfigError, PeerDisconnected
 from cw.units import parse_duration_ns, parse_size_bytes
+
+T = TypeVar("T")
 
 DEFAULT_FOLDER: Final = Path(".cw") / "dev"
 """Where `tools/devcluster up` keeps its store, logs, key and endpoints, below the checkout."""
@@ -46,6 +49,16 @@ def print_json(value: object) -> None:
     print(json.dumps(value), flush=True)
 
 
+def run_async(command: Callable[..., Awaitable[T]], *args: object) -> T:
+    """Run a command's event loop.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, and only where the command awaits something: raised inside a
+            callback of the C++ event loop it would be lost there, and the command went on.
+    """
+    return trio.run(command, *args, restrict_keyboard_interrupt_to_checkpoints=True)
+
+
 def duration_ns(text: str) -> int:
     """Read a duration argument (argparse type)."""
     return _argument(parse_duration_ns, text)
@@ -58,7 +71,10 @@ def size_bytes(text: str) -> int:
 
 def positive(text: str) -> float:
     """Read a finite number above 0 (argparse type)."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
     return value
@@ -66,10 +82,9 @@ def positive(text: str) -> float:
 
 def count(text: str) -> int:
     """Read a whole number above 0 (argparse type)."""
-    value = int(text)
-    if value < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
-    return value
+    return int(text)
 
 
 def port(text: str) -> int:

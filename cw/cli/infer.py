@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import trio
 
 from cw.cli.common import (
     add_connection,
@@ -20,6 +19,7 @@ from cw.cli.common import (
     find_cluster,
     people,
     print_json,
+    run_async,
 )
 from cw.client import Array, Result
 from cw.errors import ConfigError
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; status 0 only for an output."""
-    result = trio.run(_ask, args)
+    result = run_async(_ask, args)
     if args.output is not None and result.outputs is not None:
         np.savez(args.output, allow_pickle=False, **result.outputs)
     if args.json:

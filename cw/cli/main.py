@@ -7,12 +7,14 @@ interrupted. With ``--json`` the result is one JSON object on stdout and everyth
 import argparse
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import cw
-from cw.cli.common import say
+from cw.cli.advice import explain
 from cw.errors import CwError
 from cw.rpc.memory_tuning import tune_malloc
 
@@ -25,6 +27,7 @@ COMMANDS: Final = {
     "status": "show the cluster: executors, models, what became of requests",
     "trace": "export what executors did as a trace, planned beside actual",
     "profile": "show how long a model's batches took, and how good the estimates were",
+    "doctor": "check machine, versions, GPU and cluster, and say how to mend what is wrong",
     "devcluster": "run a whole cluster on this machine",
     "controller": "run a controller (started by a supervisor)",
     "gateway": "run a gateway (started by a supervisor)",
@@ -47,7 +50,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cw") -> int:
     parser.add_argument("--version", action="version", version=f"cw {cw.__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     named = parser.parse_args(words[:1])
-    module = importlib.import_module(f"cw.cli.{named.command}")
+    with _interrupts_end_at_once():
+        module = importlib.import_module(f"cw.cli.{named.command}")
     command = argparse.ArgumentParser(
         prog=f"{prog} {named.command}",
         description=module.__doc__,
@@ -68,6 +72,23 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cw") -> int:
         return _explain(named.command, exc)
 
 
+@contextmanager
+def _interrupts_end_at_once() -> Iterator[None]:
+    """Have Ctrl-C end the process without a word while a command's modules are imported.
+
+    That takes most of the first half second, in which a person finds out what was mistyped, and a
+    `KeyboardInterrupt` could come out of any line of any library.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # whoever runs us wants interrupts ignored (nohup), or handles them
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _explain(command: str, raised: BaseException) -> int:
     """Print what a person can act on; let a bug through with its whole traceback."""
     leaves = _leaves(raised)
@@ -75,8 +96,9 @@ def _explain(command: str, raised: BaseException) -> int:
         return 130
     if not all(isinstance(exc, CwError | OSError) for exc in leaves):
         raise raised
-    for text in dict.fromkeys(str(exc) for exc in leaves):
-        say(f"cw {command}: {text}")
+    words = (explain(exc) if isinstance(exc, OSError) else str(exc) for exc in leaves)
+    for text in dict.fromkeys(words):
+        print(f"cw {command}: {text}", file=sys.stderr, flush=True)
     return 1
 
 

@@ -33,6 +33,7 @@ from cw.cli.common import (
     people,
     print_json,
     results,
+    run_async,
 )
 from cw.cli.status import model_json, models_table
 from cw.client import Client
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
         return pack(args)
     work = {"add": _add, "list": _list, "show": _show, "remove": _remove}[args.verb]
-    trio.run(work, args)
+    run_async(work, args)
     return 0
 
 

@@ -3,10 +3,17 @@
 import argparse
 from typing import Any
 
-import trio
 from rich.table import Table
 
-from cw.cli.common import add_connection, as_json, connected, find_cluster, print_json, results
+from cw.cli.common import (
+    add_connection,
+    as_json,
+    connected,
+    find_cluster,
+    print_json,
+    results,
+    run_async,
+)
 from cw.messages import ClusterStatus, ExecutorStatus, ModelStatus
 from cw.units import PAGE_BYTES, format_bytes, format_ms
 
@@ -20,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    status = trio.run(_ask, args)
+    status = run_async(_ask, args)
     if args.json:
         print_json(to_json(status))
     else:
