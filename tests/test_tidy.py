@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cw.actors",),
     ("cw.rpc", "cw.devices", "cw.http"),
     ("cw.client",),
-    ("cw.sim", "cw.workload", "cw.records"),
+    ("cw.sim", "cw.workload", "cw.records", "cw.doctor"),
     ("cw", "cw.cli", "cw.__main__", "cw.benchmarks"),
 )
 # Who may import a neighbour of the same layer, and why.
@@ -40,6 +40,7 @@ NEIGHBOURS = {
     ("cw.cli", "cw"),  # `cw --version`.
     ("cw.benchmarks", "cw.cli"),  # A cluster to measure is composed as any other.
     ("cw.__main__", "cw.cli"),  # `python -m cw` is the command.
+    ("cw.doctor", "cw.records"),  # What executors wrote down is a finding's evidence.
     ("cw.records", "cw.sim"),  # Pictures have one look.
     ("cw.sim", "cw.workload"),  # The simulator replays the traces that the load generator sends.
 }

@@ -1,0 +1,1 @@
+"""What stands between a deployment and predictable latency, and the command that mends it."""

@@ -1,0 +1,98 @@
+"""An examination: the facts of each group gathered, each within its time, and judged.
+
+One after the other, so that what is measured (`wake-ups`) is not what another check does.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import attrs
+import trio
+
+from cw.doctor import clocks, cluster, gpu, limits, memory, processors, versions
+from cw.doctor.finding import Finding, Group, Verdict, ok
+from cw.doctor.gathering import cluster as running
+from cw.doctor.gathering import gpu as cards
+from cw.doctor.gathering import machine
+from cw.doctor.gathering import versions as packages
+
+T = TypeVar("T")
+
+_WITHIN_S: Final = 25
+"""For one part of a group: `nvidia-smi` is asked twice, and allowed 10 s each time."""
+
+
+@attrs.frozen(kw_only=True)
+class Patient:
+    """What to examine, besides this machine."""
+
+    folder: Path
+    """Whose disk is looked at; the cluster's, if it is here."""
+    address: str | None = None
+    """A gateway's; None: no cluster is asked."""
+    key: str = ""
+    has_records: bool = False
+    """Whether `folder` is that cluster's, with its executors' records."""
+    executors_asked: int | None = None
+
+
+async def examine(patient: Patient) -> tuple[Group, ...]:
+    """Look at everything; takes under a minute, however much hangs."""
+    here = [
+        *await _part("limits", machine.limits, limits.check),
+        *await _part("memory", lambda: machine.memory(patient.folder), memory.check),
+        *await _part("processors", machine.processors, processors.check),
+        *await _part("clocks", machine.clocks, clocks.check),
+    ]
+    return (
+        Group(title="this machine", findings=tuple(here)),
+        Group(
+            title="versions",
+            findings=await _part("versions", packages.versions, versions.check),
+        ),
+        Group(title="GPU", findings=await _part("GPU", cards.gpu, gpu.check)),
+        Group(title="cluster", findings=await _cluster(patient)),
+    )
+
+
+async def _cluster(patient: Patient) -> tuple[Finding, ...]:
+    if patient.address is None:
+        return (ok("gateway", "none asked: no cluster runs here, and --address names none"),)
+    facts = await running.cluster(
+        patient.address,
+        patient.key,
+        folder=patient.folder if patient.has_records else None,
+        executors_asked=patient.executors_asked,
+    )
+    return cluster.check(facts)
+
+
+async def _part(
+    name: str,
+    gather: Callable[[], T],
+    judge: Callable[[T], tuple[Finding, ...]],
+    *,
+    within_s: float = _WITHIN_S,
+) -> tuple[Finding, ...]:
+    """Gather facts in a thread, and judge them; what hangs or fails is a finding, too."""
+    try:
+        with trio.fail_after(within_s):
+            facts = await trio.to_thread.run_sync(gather, abandon_on_cancel=True)
+    except trio.TooSlowError:
+        return (_unknown(name, f"no answer within {within_s:g} s"),)
+    except OSError as exc:
+        return (_unknown(name, f"can't be read: {exc}"),)
+    return judge(facts)
+
+
+def _unknown(name: str, found: str) -> Finding:
+    return Finding(
+        check=name,
+        verdict=Verdict.WARNING,
+        found=found,
+        expected="an answer from the system",
+        why="what can't be looked at can't be judged; a disk or a driver that hangs stops "
+        "whoever asks it, an executor as well",
+        mend="sudo dmesg | tail   shows what the kernel complains of",
+    )

@@ -1,0 +1,1 @@
+"""Where facts come from: /proc, /sys and the libraries, without any privilege; nothing judges."""
