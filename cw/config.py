@@ -74,6 +74,12 @@ class SchedulerSettings:
     max_queue_per_model: int = 4096
     """Requests waiting per model; one more is refused `overload`."""
     max_queue_total: int = 65536
+    max_best_effort_per_line: int = 1024
+    """Best-effort requests waiting per model and tenant; one more is refused `queueFull`."""
+    max_best_effort_total: int = 16384
+    best_effort_longest_ns: int = 20 * MS
+    """A best-effort batch is made no larger than what takes so long (one request it may always
+    have): a request with an SLO that comes while it runs waits for its end."""
     max_models: int = 50_000
     clockwork_ahead_ns: int = 5 * MS
     """The ``clockwork`` policy commits so long before a lane is free: what the paper's experiments
@@ -85,6 +91,19 @@ class SchedulerSettings:
     """A model is prepared on so many executors (and on one of each kind of device), not on all:
     enough that some have room and that losing a few costs nothing, few enough that 40,000 models on
     1,000 executors are 640,000 places. Demand beyond them prepares it on more."""
+
+
+@attrs.frozen(kw_only=True)
+class TlsSettings:
+    """Files in PEM form. Where a certificate is named, TLS is spoken and nothing else."""
+
+    ca: str = ""
+    """Whose signature a peer's certificate must bear. A client without it trusts the system's
+    authorities; a server without it asks clients for no certificate."""
+    cert: str = ""
+    """Our own certificate, and after it those between it and the authority."""
+    key_file: str = ""
+    """Its private key; empty when `cert` holds it, too."""
 
 
 @attrs.frozen(kw_only=True)
@@ -103,6 +122,11 @@ class LinkSettings:
     """Bytes of those calls; likewise."""
     max_message_bytes: int = 64 * MiB
     """One message; a larger one closes the connection."""
+    handshake_limit_ns: int = 10 * SECOND
+    """For TLS to be agreed on; then the connection is closed."""
+    tls: TlsSettings = TlsSettings()
+    """Of controller, executors and gateways among themselves: each shows the others a certificate
+    of the authority `ca`, and takes nobody for a peer who has none."""
 
 
 @attrs.frozen(kw_only=True)
@@ -113,10 +137,21 @@ class GatewaySettings:
     """Requests between arrival and answer; one more is refused `busy`."""
     max_open_bytes: int = 1 * GiB
     """Their payloads; likewise."""
+    max_open_best_effort: int = 4096
+    """Of these, best-effort requests, which may have half of the payloads' bytes, too; one more is
+    refused `queueFull`. They wait for long, and must not fill the book for the others."""
     min_slo_ns: int = 1 * MS
     """An SLO under this is a mistake in units, not a wish."""
     max_slo_ns: int = 600 * SECOND
     max_upload_bytes: int = 4 * GiB
+    max_open_uploads: int = 16
+    """Uploads of one owner that are begun and not complete; one more is refused."""
+    max_open_upload_bytes: int = 16 * GiB
+    """Of these, as they will be when complete; likewise."""
+    upload_keep_ns: int = 24 * 3600 * SECOND
+    """From an upload's last byte until it is swept away: a night, and the morning after."""
+    tls: TlsSettings = TlsSettings()
+    """Of both doors, to clients. With a `ca` clients need a certificate of it, beside their key."""
 
 
 @attrs.frozen(kw_only=True)
@@ -124,7 +159,9 @@ class HttpSettings:
     """Bounds of a gateway's HTTP door."""
 
     max_connections: int = 1024
-    """One more is answered 503 and closed."""
+    """One more is answered 503 and closed; with TLS it is closed at once."""
+    handshake_limit_ns: int = 10 * SECOND
+    """For TLS to be agreed on; then the connection is closed."""
     max_header_bytes: int = 64 * KiB
     max_body_bytes: int = 64 * MiB
     """Of one request, decoded; more is answered 413."""
@@ -216,6 +253,8 @@ class ClusterSettings:
 
     executors: int = 2
     gateways: int = 1
+    cells: int = 1
+    """Controllers, each with an equal part of the executors, behind the same gateways."""
     scheduler: SchedulerSettings = SchedulerSettings()
     link: LinkSettings = LinkSettings()
     gateway: GatewaySettings = GatewaySettings()

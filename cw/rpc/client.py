@@ -5,7 +5,7 @@ connection. Deadlines and heartbeats belong to the actors.
 """
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from cw.config import LinkSettings
 from cw.rpc import schema
@@ -17,6 +17,7 @@ from cw.rpc.links.controller import ControllerStub
 from cw.rpc.links.executor import InferenceStub
 from cw.rpc.links.serving import ServingStub
 from cw.rpc.ports import ControllerPort, InferencePort, ServingPort
+from cw.units import SECOND
 
 
 def flow_limits(link: LinkSettings) -> FlowLimits:
@@ -33,18 +34,18 @@ async def connect_controller(address: str, link: LinkSettings) -> AsyncIterator[
     """Dial a controller.
 
     Args:
-        address: ``tcp:HOST:PORT``, ``unix:PATH`` or ``memory:NAME``.
+        address: ``tcp:HOST:PORT``, ``tls:HOST:PORT``, ``unix:PATH`` or ``memory:NAME``.
         link: Bounds of the connection.
 
     Raises:
         ConfigError: The address cannot be read.
-        PeerDisconnected: Nobody answers there.
+        PeerDisconnected: Nobody answers there, or nobody who can be trusted.
     """
     if is_in_process(address):
         async with network_here().connect_controller(address) as port:
             yield port
         return
-    async with shared_kj(), connect(address, limits=flow_limits(link)) as connection:
+    async with shared_kj(), _dialled(address, link) as connection:
         yield controller_over(connection, link)
 
 
@@ -55,15 +56,24 @@ async def connect_executor(address: str, link: LinkSettings) -> AsyncIterator[In
         async with network_here().connect_executor(address) as port:
             yield port
         return
-    async with shared_kj(), connect(address, limits=flow_limits(link)) as connection:
+    async with shared_kj(), _dialled(address, link) as connection:
         yield inference_over(connection, link)
 
 
 @asynccontextmanager
 async def connect_serving(address: str, link: LinkSettings) -> AsyncIterator[ServingPort]:
     """Dial a gateway's front door; the rest as with `connect_controller`."""
-    async with shared_kj(), connect(address, limits=flow_limits(link)) as connection:
+    async with shared_kj(), _dialled(address, link) as connection:
         yield serving_over(connection, link)
+
+
+def _dialled(address: str, link: LinkSettings) -> AbstractAsyncContextManager[KjConnection]:
+    return connect(
+        address,
+        limits=flow_limits(link),
+        tls=link.tls,
+        handshake_limit_s=link.handshake_limit_ns / SECOND,
+    )
 
 
 def controller_over(connection: KjConnection, link: LinkSettings) -> ControllerPort:

@@ -1,7 +1,6 @@
-"""Connections: listen, serve, connect.
+"""Connections: speak Cap'n Proto over a link, dialled (`connect`) or accepted (``kj_serve``).
 
-Addresses are ``tcp:HOST:PORT`` (``tcp:[::1]:7000`` for IPv6, port 0 for any free one) and
-``unix:PATH``.  Every connection has its own nursery: its bytes are carried there, and the peer's
+Every connection has its own nursery: its bytes are carried there, and the peer's
 calls run there, so that leaving a connection leaves none of its tasks behind.
 
 All capabilities of a connection die with it.  Nothing is seen of a peer that is stopped or cut
@@ -11,38 +10,25 @@ Neighbours: ``kj_loop.open_kj`` must be open around all of this; clients and ser
 project's schemas are built on it.
 """
 
-import errno
-import logging
 import socket
-import stat
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import attrs
 import capnp
 import trio
 
-from cw.errors import ConfigError, PeerDisconnected
+from cw.config import TlsSettings
+from cw.errors import PeerDisconnected
+from cw.rpc.kj_address import parse_address, speaks_tls, tune_socket
 from cw.rpc.kj_errors import open_plain_nursery, renamed_errors
 from cw.rpc.kj_flow import FlowLimits, Slot
 from cw.rpc.kj_loop import KjLoop
-from cw.rpc.kj_transport import SocketTransport, StreamTransport, Transport
-
-log = logging.getLogger(__name__)
-
-ACCEPT_BACKLOG: Final = 1024
-"""Connections that the kernel keeps for us between two accepts."""
-
-MAX_CONNECTIONS: Final = 1024
-"""Connections served at a time by one listener; further ones wait in the backlog."""
-
-_ACCEPT_RETRY_S: Final = 0.1
-_OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-
-SOCKET_BUFFER_BYTES: Final = 1 << 20
-"""Kernel buffers each way: a 600 KB body fits; 1.5 to 2 times the calls/s of the default sizes."""
+from cw.rpc.kj_stream import StreamTransport
+from cw.rpc.kj_tls import TlsTransport, secured_dial
+from cw.rpc.kj_transport import SocketTransport, Transport
 
 
 @attrs.define(eq=False)
@@ -114,7 +100,7 @@ class KjConnection:
 
     def errors(self) -> AbstractContextManager[None]:
         """Return a context manager that renames pycapnp's errors (``kj_errors``)."""
-        return renamed_errors(self.peer)
+        return renamed_errors(self.peer, lambda: self._transport.end_reason)
 
     async def wait_disconnected(self) -> None:
         """Return when the connection has ended, whoever ended it."""
@@ -193,7 +179,8 @@ async def _joined(
         if isinstance(link, socket.socket):
             link.setblocking(False)
             tune_socket(link)
-            transport = SocketTransport(loop, protocol, nursery, limits, link)
+            kind = TlsTransport if isinstance(link, ssl.SSLSocket) else SocketTransport
+            transport = kind(loop, protocol, nursery, limits, link, peer)
         else:
             transport = StreamTransport(loop, protocol, nursery, limits, link)
         return transport
@@ -204,14 +191,27 @@ async def _joined(
 
 
 @asynccontextmanager
-async def connect(address: str, *, limits: FlowLimits | None = None) -> AsyncIterator[KjConnection]:
+async def connect(
+    address: str,
+    *,
+    limits: FlowLimits | None = None,
+    tls: TlsSettings | None = None,
+    handshake_limit_s: float = 10,
+) -> AsyncIterator[KjConnection]:
     """Dial ``address`` and speak Cap'n Proto over it for the length of the block.
 
     It tries once: whether and when to try again is the caller's decision.
 
+    Args:
+        address: See ``kj_address``.
+        limits: Bounds on both sides' calls.
+        tls: Whom to trust and what to show at a ``tls:`` address; by default the system's
+            authorities, and nothing.
+        handshake_limit_s: For TLS to be agreed on.
+
     Raises:
-        ConfigError: The address cannot be read.
-        PeerDisconnected: Nobody answers there.
+        ConfigError: The address cannot be read, or a file of ``tls``.
+        PeerDisconnected: Nobody answers there, or nobody who can be trusted; the text says why.
     """
     family, where = parse_address(address)
     try:
@@ -227,137 +227,7 @@ async def connect(address: str, *, limits: FlowLimits | None = None) -> AsyncIte
     except OSError as error:
         raise PeerDisconnected(f"cannot connect to {address}: {error}") from error
     link = socket.socket(fileno=dialled.detach())
+    if speaks_tls(address):
+        link = await secured_dial(link, where[0], address, tls or TlsSettings(), handshake_limit_s)
     async with open_connection(link, address, limits=limits) as connection:
         yield connection
-
-
-def listen(address: str) -> trio.socket.SocketType:
-    """Bind ``address`` and listen; connections queue up in the kernel until they are served.
-
-    The file of a Unix socket whose process is gone is replaced.
-
-    Raises:
-        ConfigError: The address cannot be read.
-        OSError: It is taken, or may not be bound.
-    """
-    family, where = parse_address(address)
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if isinstance(where, str):
-            _remove_dead_socket(Path(where))
-        else:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        tune_socket(sock)  # Accepted sockets inherit it.
-        sock.bind(where)
-        sock.listen(ACCEPT_BACKLOG)
-        sock.setblocking(False)
-    except OSError:
-        sock.close()
-        raise
-    return trio.socket.from_stdlib_socket(sock)
-
-
-def address_of(listener: trio.socket.SocketType) -> str:
-    """Return the address to dial, with the real port where 0 was asked for."""
-    where = listener.getsockname()
-    if isinstance(where, str):
-        return f"unix:{where}"
-    host = f"[{where[0]}]" if ":" in where[0] else where[0]
-    return f"tcp:{host}:{where[1]}"
-
-
-async def serve(
-    listener: trio.socket.SocketType,
-    make_bootstrap: Bootstrap,
-    limits: FlowLimits | None = None,
-    *,
-    max_connections: int = MAX_CONNECTIONS,
-    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve every connection to ``listener`` until cancelled; closes the listener.
-
-    Nothing that one peer does, garbage included, ends another's connection.
-
-    Args:
-        listener: From :func:`listen`.
-        make_bootstrap: Makes the first capability of each connection.
-        limits: Bounds for each connection.
-        max_connections: Served at a time; further ones wait to be accepted.
-        task_status: Started with the address to dial.
-    """
-    room = trio.Semaphore(max_connections)
-    here = address_of(listener)
-
-    async def serve_one(accepted: trio.socket.SocketType) -> None:
-        peer = f"client {accepted.fileno()} of {here}"
-        link = socket.socket(fileno=accepted.detach())
-        try:
-            async with open_connection(
-                link, peer, make_bootstrap=make_bootstrap, limits=limits
-            ) as connection:
-                await connection.wait_disconnected()
-        except Exception:  # One peer's connection must not end the others'.
-            log.exception("connection failed peer=%s", peer)
-        finally:
-            room.release()
-
-    with listener:
-        async with open_plain_nursery() as nursery:
-            task_status.started(here)
-            while True:
-                await room.acquire()
-                nursery.start_soon(serve_one, await _accepted(listener))
-
-
-async def _accepted(listener: trio.socket.SocketType) -> trio.socket.SocketType:
-    """Accept the next connection, outlasting a shortage of file descriptors."""
-    while True:
-        try:
-            accepted, _ = await listener.accept()
-        except OSError as error:
-            if error.errno in _OUT_OF_FILES:
-                log.error("accept failed error=%s retry_s=%s", error, _ACCEPT_RETRY_S)
-                await trio.sleep(_ACCEPT_RETRY_S)
-            elif error.errno != errno.ECONNABORTED:  # That one left while it queued.
-                raise
-        else:
-            return accepted
-
-
-def parse_address(address: str) -> tuple[socket.AddressFamily, tuple[str, int] | str]:
-    """Split an address into its family and what ``bind`` and ``connect`` take.
-
-    Raises:
-        ConfigError: It is neither ``tcp:HOST:PORT`` nor ``unix:PATH``.
-    """
-    kind, _, where = address.partition(":")
-    host, _, port = where.rpartition(":")
-    if kind == "unix" and where:
-        return socket.AF_UNIX, where
-    if kind == "tcp" and host and port.isdecimal() and int(port) < 1 << 16:
-        is_v6 = host.startswith("[")
-        return (socket.AF_INET6 if is_v6 else socket.AF_INET), (host.strip("[]"), int(port))
-    raise ConfigError(f"address {address!r}: expected tcp:HOST:PORT or unix:PATH")
-
-
-def tune_socket(sock: socket.socket) -> None:
-    """Switch Nagle's algorithm off and give the socket buffers of a tensor's size.
-
-    Header and body leave as two pieces: with Nagle's algorithm they arrive 40 ms apart.
-    """
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
-
-
-def _remove_dead_socket(path: Path) -> None:
-    """Remove a Unix socket's file when nobody listens behind it."""
-    with suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            return
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink()

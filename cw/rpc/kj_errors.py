@@ -1,6 +1,6 @@
 """The one door where errors of Cap'n Proto, and Trio's wrapping of errors, become ``cw.errors``."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
@@ -14,11 +14,12 @@ _LIBRARY_PREFIXES: Final = ("remote exception: ", "message = ")
 
 
 @contextmanager
-def renamed_errors(peer: str) -> Iterator[None]:
+def renamed_errors(peer: str, why_ended: Callable[[], str] = str) -> Iterator[None]:
     """Rename what pycapnp raises inside the block into ``cw.errors``.
 
     Args:
         peer: Who was called, for the text.
+        why_ended: Says why the connection ended, where that is known better than the library does.
 
     Raises:
         PeerDisconnected: The connection is gone; redial and ask for the capabilities anew.
@@ -31,7 +32,7 @@ def renamed_errors(peer: str) -> Iterator[None]:
     except capnp.KjException as error:
         text = str(error.description).strip()
         if error.type == "DISCONNECTED":
-            message = f"connection to {peer} is gone ({text}); connect again"
+            message = f"connection to {peer} is gone ({why_ended() or text}); connect again"
             raise PeerDisconnected(message) from error
         for prefix in _LIBRARY_PREFIXES:
             text = text.removeprefix(prefix)

@@ -38,6 +38,11 @@ HANGUP_POLL_S: Final = 0.05
 """How often a connection that is past its budget, thus not read, is asked if its peer left."""
 
 
+_TLS_ALERT: Final = b"\x15\x03"
+_TLS_HELLO: Final = b"\x16\x03"
+"""What records of TLS begin with; as Cap'n Proto it would be hundreds of segments too many."""
+
+
 class Transport(ABC):
     """What pycapnp's protocol needs of an asyncio transport, and the limits of the connection.
 
@@ -46,6 +51,7 @@ class Transport(ABC):
         incoming: The peer's open calls.
         outgoing: The budget for our calls.
         ended: Set when the connection is gone.
+        end_reason: Why it is gone, where more is known of that than that it is.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class Transport(ABC):
         self.incoming = OpenCalls(limits, self._wake_reader)
         self.outgoing = SendBudget(limits, self._is_backlogged)
         self.ended = trio.Event()
+        self.end_reason = ""
         self._loop = loop
         self._protocol = protocol
         self._scope = trio.CancelScope()
@@ -69,6 +76,7 @@ class Transport(ABC):
         self._is_write_paused = False
         self._parked_reader: trio.lowlevel.Task | None = None
         self._unread = memoryview(b"")
+        self._has_read = False
 
     async def run(self) -> None:
         """Carry bytes until either side ends the connection, then tell the library."""
@@ -81,6 +89,7 @@ class Transport(ABC):
                     nursery.cancel_scope.cancel()
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as group:
             reason = str(group.exceptions[0])
+            self.end_reason = self._explained(group.exceptions[0])
         finally:
             self._is_closing = True
             self._close_handle()
@@ -91,6 +100,10 @@ class Transport(ABC):
             self._loop.pump()
             self.outgoing.drained()
             self.ended.set()
+
+    def _explained(self, error: BaseException) -> str:
+        """Say what an error of the link means; empty where it says that itself."""
+        return ""
 
     # What pycapnp calls.
 
@@ -156,12 +169,23 @@ class Transport(ABC):
 
     def _took(self, data: memoryview) -> None:
         """Follow bytes that were put into the library's buffer, and let it act on them."""
+        if not self._has_read:
+            self._has_read = True
+            self._look_at_first(bytes(data[:2]))
         self._in_meter.feed(data)
         self._protocol.buffer_updated(len(data))
         self._loop.pump(self)
         if self.incoming.is_abused:
             log.warning("peer leaves its answers unfinished; connection closed")
             self.close()
+
+    def _look_at_first(self, start: bytes) -> None:
+        """Tell apart a peer that speaks TLS: no message of Cap'n Proto begins so."""
+        if start == _TLS_ALERT:
+            self.end_reason = "it speaks TLS there: dial tls:HOST:PORT"
+        elif start == _TLS_HELLO:
+            self.end_reason = "it speaks TLS and we do not here: it is to dial tcp:HOST:PORT"
+            log.warning("a peer speaks TLS at a door without: it is to dial tcp:HOST:PORT")
 
     async def _wait_until_readable(self) -> bool:
         """Sleep while nothing may be read; False when the peer was found to have left."""
@@ -228,10 +252,12 @@ class SocketTransport(Transport):
         nursery: trio.Nursery,
         limits: FlowLimits,
         sock: socket.socket,
+        peer: str = "the peer",
     ) -> None:
-        """Carry ``protocol``'s bytes over ``sock``."""
+        """Carry ``protocol``'s bytes over ``sock``, to and from ``peer``."""
         super().__init__(loop, protocol, nursery, limits)
         self._sock = sock
+        self._peer = peer
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._parked_writer: trio.lowlevel.Task | None = None
 
@@ -245,24 +271,24 @@ class SocketTransport(Transport):
         return bool(poll.poll(0))
 
     async def _read_on(self) -> None:
-        sock, buffer = self._sock, self._buffer
+        buffer = self._buffer
         while True:
             self._feed()
             if not self._may_read():
                 if not await self._wait_until_readable():
                     return
                 continue
-            await trio.lowlevel.wait_readable(sock)
+            await self._wait_for_bytes()
             if not self._may_read():
                 continue
             place = self._protocol.get_buffer(-1)
             try:
                 if self._allowance_bytes() >= len(place):
-                    size = sock.recv_into(place)
+                    size = self._receive_into(place)
                     if size:
                         self._took(place[:size])
                 else:  # What the socket has may be more than the budget allows: cut it.
-                    size = sock.recv_into(buffer)
+                    size = self._receive_into(buffer)
                     self._unread = buffer[:size]
             except (BlockingIOError, InterruptedError):
                 continue
@@ -274,23 +300,43 @@ class SocketTransport(Transport):
         unsent = self._unsent
         try:
             while unsent:
-                pieces = (
-                    list(unsent)
-                    if len(unsent) <= PIECES_PER_WRITE
-                    else [unsent[i] for i in range(PIECES_PER_WRITE)]
-                )
-                self._drop(self._sock.sendmsg(pieces))
+                self._drop(self._send())
             self._is_blocked = False
         except (BlockingIOError, InterruptedError):
             self._is_blocked = True
             if self._parked_writer is not None:
                 parked, self._parked_writer = self._parked_writer, None
                 reschedule(parked)
-        except OSError:  # Broken pipe: the reader would see it too, but perhaps much later.
+        except OSError as error:  # Broken pipe: the reader would see it too, perhaps much later.
+            self.end_reason = self.end_reason or self._explained(error)
             unsent.clear()
             self._unsent_bytes = 0
             self.close()
         self._sent()
+
+    async def _wait_for_bytes(self) -> None:
+        await trio.lowlevel.wait_readable(self._sock)
+
+    def _receive_into(self, place: memoryview) -> int:
+        """Read what there is; 0 at the end of it all.
+
+        Raises:
+            BlockingIOError: Nothing is there.
+        """
+        return self._sock.recv_into(place)
+
+    def _send(self) -> int:
+        """Write the queue's first bytes; return how many.
+
+        Raises:
+            BlockingIOError: None can be taken now.
+        """
+        unsent = self._unsent
+        return self._sock.sendmsg(
+            list(unsent)
+            if len(unsent) <= PIECES_PER_WRITE
+            else [unsent[at] for at in range(PIECES_PER_WRITE)]
+        )
 
     def _drop(self, size_bytes: int) -> None:
         """Forget the first ``size_bytes`` of the queue: they are written."""
@@ -315,53 +361,3 @@ class SocketTransport(Transport):
     def _unpark_writer(self, _: RaiseCancelT) -> Abort:
         self._parked_writer = None
         return Abort.SUCCEEDED
-
-
-class StreamTransport(Transport):
-    """Over any Trio stream, which it owns: memory streams in tests, TLS over a socket."""
-
-    def __init__(
-        self,
-        loop: "KjLoop",
-        protocol: Any,
-        nursery: trio.Nursery,
-        limits: FlowLimits,
-        stream: trio.abc.Stream,
-    ) -> None:
-        """Carry ``protocol``'s bytes over ``stream``."""
-        super().__init__(loop, protocol, nursery, limits)
-        self._stream = stream
-        self._has_unsent = trio.Event()
-
-    def _close_handle(self) -> None:
-        trio.lowlevel.spawn_system_task(trio.aclose_forcefully, self._stream)
-
-    async def _read_on(self) -> None:
-        while True:
-            self._feed()
-            if not self._may_read():
-                if not await self._wait_until_readable():
-                    return
-                continue
-            data = await self._stream.receive_some(READ_BYTES)
-            if not data:
-                return
-            self._unread = memoryview(data)
-
-    def flush(self) -> None:
-        """Leave the writing to the writer: a stream can only be written by waiting."""
-        self._is_blocked = True
-        self._has_unsent.set()
-
-    async def _write_on(self) -> None:
-        while True:
-            await self._has_unsent.wait()
-            self._has_unsent = trio.Event()
-            while self._unsent:
-                data = b"".join(self._unsent)
-                self._unsent.clear()
-                await self._stream.send_all(data)
-                self._unsent_bytes -= len(data)
-                self._sent()
-                self._loop.pump()
-            self._is_blocked = False

@@ -1,9 +1,10 @@
 """Serving: an actor's front door at an address, until cancelled.
 
-An address is ``tcp:HOST:PORT`` (port 0 for any free one), ``unix:PATH``, or ``fd:N`` for a
-listening socket that was inherited from whoever started this process: the supervisor can hold it
-open over a restart, so that dialling never fails in between. A controller and an executor can also
-be served to this process alone: ``memory:NAME``.
+An address is ``tcp:HOST:PORT`` (port 0 for any free one), ``tls:HOST:PORT``, ``unix:PATH``, or
+``fd:N`` for a listening socket that was inherited from whoever started this process: the supervisor
+can hold it open over a restart, so that dialling never fails in between; TLS is spoken there when
+the settings name a certificate. A controller and an executor can also be served to this process
+alone: ``memory:NAME``.
 """
 
 import socket
@@ -12,16 +13,20 @@ from typing import Any, Final
 
 import trio
 
-from cw.config import LinkSettings
+from cw.config import LinkSettings, TlsSettings
 from cw.errors import ConfigError
 from cw.rpc.client import flow_limits
 from cw.rpc.in_process import is_in_process, serve_here
-from cw.rpc.kj_connection import KjConnection, listen, serve
+from cw.rpc.kj_address import listen, speaks_tls
+from cw.rpc.kj_connection import KjConnection
+from cw.rpc.kj_serve import serve
 from cw.rpc.kj_shared import shared_kj
 from cw.rpc.links.controller import ControllerGate
 from cw.rpc.links.executor import InferenceGate
 from cw.rpc.links.serving import ServingGate
 from cw.rpc.ports import ControllerPort, InferencePort, ServingPort
+from cw.tls import ServerTls, server_tls
+from cw.units import SECOND
 
 MAX_CLIENTS: Final = 4096
 """Connections of clients that one gateway serves at a time; further ones wait in the backlog."""
@@ -78,7 +83,7 @@ async def serve_gateway(
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Let clients knock at `serving`; the rest as with `serve_controller`."""
+    """Let clients knock at `serving`; `link` is the one with clients. The rest as above."""
     await _serve(
         address, lambda it: serving_gate(serving, it, link), link, MAX_CLIENTS, task_status
     )
@@ -106,14 +111,35 @@ async def _serve(
     max_connections: int,
     task_status: trio.TaskStatus[str],
 ) -> None:
+    tls = tls_at(address, link.tls)
     async with shared_kj():
         await serve(
             listen_at(address),
             make_bootstrap,
             flow_limits(link),
             max_connections=max_connections,
+            tls=tls,
+            handshake_limit_s=link.handshake_limit_ns / SECOND,
             task_status=task_status,
         )
+
+
+def tls_at(address: str, settings: TlsSettings) -> ServerTls | None:
+    """Say what TLS is spoken at an address, if any.
+
+    Raises:
+        ConfigError: The address and the settings do not agree, or a file can't be read.
+    """
+    tls = server_tls(settings)
+    if speaks_tls(address) and tls is None:
+        raise ConfigError(
+            f"address {address!r}: expected a certificate in the TLS settings (cert, key_file)"
+        )
+    if address.startswith("tcp:") and tls is not None:
+        raise ConfigError(
+            f"address {address!r}: the settings name a certificate: expected tls:HOST:PORT"
+        )
+    return None if address.startswith("unix:") else tls
 
 
 def listen_at(address: str) -> trio.socket.SocketType:

@@ -11,10 +11,12 @@ import capnp
 import trio
 import trio.lowlevel
 
+from cw.rpc.kj_address import listen
 from cw.rpc.kj_calls import call_alive, detached, served
-from cw.rpc.kj_connection import KjConnection, connect, listen, open_connection, serve
+from cw.rpc.kj_connection import KjConnection, connect, open_connection
 from cw.rpc.kj_flow import FlowLimits
 from cw.rpc.kj_loop import open_kj
+from cw.rpc.kj_serve import serve
 
 ROOT = Path(__file__).parents[2]
 IMPORTS = [str(Path(capnp.__file__).parents[1])]

@@ -10,9 +10,11 @@ import pytest
 import trio
 
 from cw.errors import ConfigError, PeerDisconnected, RemoteFailed
-from cw.rpc.kj_connection import address_of, connect, listen, parse_address, serve
+from cw.rpc.kj_address import address_of, listen, parse_address
+from cw.rpc.kj_connection import connect
 from cw.rpc.kj_flow import FlowLimits
 from cw.rpc.kj_loop import open_kj
+from cw.rpc.kj_serve import serve
 from tests.actor.kj_probe import Probe, dial_raw, process, schema, served_here, until
 
 
@@ -205,5 +207,5 @@ def test_addresses_are_read_or_refused():
     assert parse_address("tcp:localhost:0") == (socket.AF_INET, ("localhost", 0))
     assert parse_address("unix:/run/cw.sock") == (socket.AF_UNIX, "/run/cw.sock")
     for wrong in ("", "tcp:7000", "tcp::7000", "tcp:host:x", "tcp:host:70000", "unix:", "ssl:h:1"):
-        with pytest.raises(ConfigError, match="expected tcp:HOST:PORT or unix:PATH"):
+        with pytest.raises(ConfigError, match="expected tcp:HOST:PORT, tls:HOST:PORT or unix:PATH"):
             parse_address(wrong)
