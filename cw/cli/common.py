@@ -14,7 +14,9 @@ import attrs
 import trio
 from rich.console import Console
 
+from cw.cli.dev_tls import CA_FILE, TLS_FOLDER
 from cw.client import Client, connect
+from cw.config import TlsSettings
 from cw.errors import AccessDenied, ConfigError, PeerDisconnected
 from cw.units import parse_duration_ns, parse_size_bytes
 
@@ -110,6 +112,12 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
         "or the cluster that 'tools/devcluster up' runs in this checkout",
     )
     parser.add_argument("--key", default=os.environ.get("CW_KEY", ""), help="the tenant's key")
+    for option, variable, what in (
+        ("--ca", "CW_CA", "PEM file of the authority to trust at tls:HOST:PORT; else the system's"),
+        ("--cert", "CW_CERT", "PEM file of a certificate to show, where the gateway asks for one"),
+        ("--key-file", "CW_KEY_FILE", "its private key; not needed if the same file holds it"),
+    ):
+        parser.add_argument(option, metavar="FILE", default=os.environ.get(variable, ""), help=what)
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
@@ -119,6 +127,7 @@ class Endpoint:
 
     address: str
     admin_key: str | None
+    tls: TlsSettings = TlsSettings()
 
 
 def find_cluster(args: argparse.Namespace) -> Endpoint:
@@ -140,7 +149,16 @@ def find_cluster(args: argparse.Namespace) -> Endpoint:
             "no cluster found: start one with 'tools/devcluster up' in this checkout, "
             "or name a gateway with --connect tcp:HOST:PORT (or CW_CONNECT)"
         )
-    return Endpoint(address=address, admin_key=admin_key)
+    return Endpoint(address=address, admin_key=admin_key, tls=_tls(args, folder))
+
+
+def _tls(args: argparse.Namespace, folder: Path | None) -> TlsSettings:
+    """Say whom to trust: who was named, or a devcluster's own authority."""
+    own = folder / TLS_FOLDER / CA_FILE if folder is not None else None
+    ca = getattr(args, "ca", "") or (str(own) if own is not None and own.exists() else "")
+    return TlsSettings(
+        ca=ca, cert=getattr(args, "cert", ""), key_file=getattr(args, "key_file", "")
+    )
 
 
 def _devcluster_folder() -> Path | None:
@@ -174,7 +192,7 @@ async def connected(endpoint: Endpoint, key: str) -> AsyncIterator[Client]:
         PeerDisconnected: Nothing answers there; says what to do.
     """
     try:
-        context = connect(endpoint.address, key=key)
+        context = connect(endpoint.address, key=key, tls=endpoint.tls)
         client = await context.__aenter__()
     except (PeerDisconnected, OSError) as exc:
         raise PeerDisconnected(

@@ -22,27 +22,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device-cores", default="", help="processors for the device's own thread, e.g. 3"
     )
     parser.add_argument(
-        "--listen", default="tcp:127.0.0.1:0", help="where gateways bring inputs; any free port"
+        "--listen",
+        help="where gateways bring inputs; default tcp:127.0.0.1:0 (any free port), or tls: if the "
+        "settings name a certificate",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     around = compose.surroundings(args.folder)
+    scheme = "tls" if around.settings.link.tls.cert else "tcp"
+    listen = args.listen or f"{scheme}:127.0.0.1:0"
     if args.count is not None:
         hosted = partial(
             compose.executors, around, args.name, range(args.first, args.first + args.count)
         )
         return process.role(
             f"{args.name}-{args.first}...",
-            partial(hosted, args.controller, args.listen),
+            partial(hosted, args.controller, listen),
             supervised=args.supervised,
             cores=process.parse_cores(args.cores),
         )
     device_cores = process.parse_cores(args.device_cores) or around.settings.executor.cores
     return process.role(
         args.name,
-        partial(compose.executor, around, args.name, args.controller, args.listen, device_cores),
+        partial(compose.executor, around, args.name, args.controller, listen, device_cores),
         supervised=args.supervised,
         cores=process.parse_cores(args.cores),
     )
