@@ -127,7 +127,7 @@ class Endpoint:
 
     address: str
     admin_key: str | None
-    tls: TlsSettings = TlsSettings()
+    tls: TlsSettings = attrs.field(factory=TlsSettings)
 
 
 def find_cluster(args: argparse.Namespace) -> Endpoint:
