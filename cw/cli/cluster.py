@@ -8,6 +8,7 @@ Neighbours: `actors/supervisor.py` keeps the processes, `compose.py` is what run
 """
 
 import fcntl
+import itertools
 import json
 import os
 import secrets
@@ -23,7 +24,8 @@ import trio
 
 from cw.actors.supervisor import Child, ChildSpec, Supervisor
 from cw.cli.common import ADMIN_KEY_FILE, CLUSTER_FILE, Endpoint, people
-from cw.config import ClusterSettings
+from cw.cli.dev_tls import CA_FILE, TLS_FOLDER
+from cw.config import ClusterSettings, TlsSettings
 from cw.errors import ConfigError
 
 COMMAND = (sys.executable, "-m", "cw")
@@ -51,11 +53,16 @@ class RunningCluster:
     @property
     def endpoint(self) -> Endpoint:
         """Its first door, with the administrator's key."""
-        return Endpoint(address=self.gateways[0], admin_key=self.admin_key)
+        ca = self.folder.resolve() / TLS_FOLDER / CA_FILE
+        return Endpoint(
+            address=self.gateways[0],
+            admin_key=self.admin_key,
+            tls=TlsSettings(ca=str(ca) if ca.exists() else ""),
+        )
 
     @property
     def children(self) -> dict[str, Child]:
-        """Its processes by name: controller, gateway-0, executor-0, ..."""
+        """Its processes by name: controller (controller-0, ... of cells), gateway-0, ..."""
         return self.supervisor.children
 
 
@@ -87,21 +94,20 @@ async def running_cluster(
     async with AsyncExitStack() as stack:
         stack.callback(os.close, _lock(folder))
         admin_key = _lay_out(folder, settings)
-        others = [0] * (settings.gateways - 1)
-        listeners = [_listen(number) for number in (0, port, *others, http_port, *others)]
-        for listener in listeners:
+        sockets = _open_sockets(settings, port, http_port)
+        for listener in sockets.all:
             stack.callback(listener.close)
         if solo:
-            specs = _solo(settings, folder, listeners, pin=pin)
+            specs = _solo(settings, folder, sockets, pin=pin)
         else:
-            specs = _specs(settings, folder, listeners, pin=pin)
+            specs = _specs(settings, folder, sockets, pin=pin)
         supervisor = Supervisor(specs)
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(supervisor.run)
         cluster = RunningCluster(
             folder=folder,
-            gateways=tuple(map(_address, _doors(listeners)[0])),
-            http=tuple(map(_url, _doors(listeners)[1])),
+            gateways=tuple(_address(it, settings.gateway.tls) for it in sockets.native),
+            http=tuple(_url(it, settings.gateway.tls) for it in sockets.http),
             admin_key=admin_key,
             supervisor=supervisor,
         )
@@ -119,6 +125,7 @@ def ready_line(cluster: RunningCluster, settings: ClusterSettings) -> dict[str, 
         "gateways": list(cluster.gateways),
         "http": list(cluster.http),
         "executors": settings.executors,
+        "cells": settings.cells,
         "pid": os.getpid(),
     }
 
@@ -129,56 +136,71 @@ def _publish(cluster: RunningCluster, settings: ClusterSettings) -> None:
 
 
 def _specs(
-    settings: ClusterSettings, folder: Path, listeners: list[socket.socket], *, pin: bool
+    settings: ClusterSettings, folder: Path, sockets: "_Sockets", *, pin: bool
 ) -> tuple[ChildSpec, ...]:
     """Say which processes make the cluster, in the order to start them."""
     shared = ("--folder", str(folder.resolve()), "--supervised")
     logs = folder / "logs"
-    controller = _address(listeners[0])
     executor_cores, other_cores = _cores(settings.executors) if pin else ([""] * 64, "")
-    specs = [
-        ChildSpec(
-            name="controller",
-            argv=(
-                *(*COMMAND, "controller", "--listen", f"fd:{listeners[0].fileno()}"),
-                *(*shared, *_pinned(other_cores)),
-            ),
-            log_path=logs / "controller.log",
-            pass_fds=(listeners[0].fileno(),),
-        )
-    ]
-    if settings.executor.device == "emulated" and settings.executors > HOSTED_FROM:
-        specs += _hosts(settings, controller, shared, logs)
-    else:
-        specs += _executors(settings, controller, shared, logs, executor_cores, other_cores)
-    for index, doors in enumerate(zip(*_doors(listeners), strict=True)):
-        name = f"gateway-{index}"
-        native, http = (door.fileno() for door in doors)
-        argv: tuple[str, ...] = (*COMMAND, "gateway", "--name", name, "--controller", controller)
-        argv += ("--listen", f"fd:{native}", "--listen-http", f"fd:{http}", *shared)
+    specs = []
+    for cell, listener in enumerate(sockets.controllers):
+        name = f"controller-{cell}" if settings.cells > 1 else "controller"
+        argv: tuple[str, ...] = (*COMMAND, "controller", "--name", name, *shared)
+        argv += ("--listen", f"fd:{listener.fileno()}", *_pinned(other_cores))
         specs.append(
             ChildSpec(
                 name=name,
-                argv=argv + _pinned(other_cores),
+                argv=argv,
                 log_path=logs / f"{name}.log",
-                pass_fds=(native, http),
+                pass_fds=(listener.fileno(),),
+                beside=cell > 0,
+            )
+        )
+    for cell, numbers in enumerate(cell_numbers(settings)):
+        controller = _address(sockets.controllers[cell], settings.link.tls)
+        if settings.executor.device == "emulated" and settings.executors > HOSTED_FROM:
+            specs += _hosts(numbers, controller, shared, logs)
+        else:
+            specs += _executors(numbers, controller, shared, logs, executor_cores, other_cores)
+    joins = [
+        word
+        for it in sockets.controllers
+        for word in ("--controller", _address(it, settings.link.tls))
+    ]
+    for index, (native, http) in enumerate(zip(sockets.native, sockets.http, strict=True)):
+        name = f"gateway-{index}"
+        argv = (*COMMAND, "gateway", "--name", name, *joins, "--listen", f"fd:{native.fileno()}")
+        argv += ("--listen-http", f"fd:{http.fileno()}", *shared, *_pinned(other_cores))
+        specs.append(
+            ChildSpec(
+                name=name,
+                argv=argv,
+                log_path=logs / f"{name}.log",
+                pass_fds=(native.fileno(), http.fileno()),
                 beside=settings.executors > 0 or index > 0,
             )
         )
     return tuple(specs)
 
 
+def cell_numbers(settings: ClusterSettings) -> list[range]:
+    """Deal the executors' numbers to the cells: equal parts, each in a row."""
+    cells, executors = settings.cells, settings.executors
+    bounds = [executors * cell // cells for cell in range(cells + 1)]
+    return [range(*pair) for pair in itertools.pairwise(bounds)]
+
+
 def _solo(
-    settings: ClusterSettings, folder: Path, listeners: list[socket.socket], *, pin: bool
+    settings: ClusterSettings, folder: Path, sockets: "_Sockets", *, pin: bool
 ) -> tuple[ChildSpec, ...]:
     """Say which process is the cluster."""
-    if (settings.executors, settings.gateways) != (1, 1):
+    if (settings.executors, settings.gateways, settings.cells) != (1, 1, 1):
         raise ConfigError(
-            "expected one executor and one gateway to run as one process, got "
-            f"{settings.executors} and {settings.gateways}"
+            "expected one executor, one gateway and one cell to run as one process, got "
+            f"{settings.executors}, {settings.gateways} and {settings.cells}"
         )
     executor_cores, other_cores = _cores(1) if pin else ([""], "")
-    (native,), (http,) = ([door.fileno() for door in doors] for doors in _doors(listeners))
+    native, http = sockets.native[0].fileno(), sockets.http[0].fileno()
     argv: tuple[str, ...] = (*COMMAND, "solo", "--listen", f"fd:{native}")
     argv += ("--listen-http", f"fd:{http}", "--folder", str(folder.resolve()), "--supervised")
     argv += _pinned(other_cores) + _pinned(executor_cores[0], "--device-cores")
@@ -187,7 +209,7 @@ def _solo(
 
 
 def _executors(
-    settings: ClusterSettings,
+    numbers: range,
     controller: str,
     shared: tuple[str, ...],
     logs: Path,
@@ -196,7 +218,7 @@ def _executors(
 ) -> list[ChildSpec]:
     """Give each executor a process of its own."""
     specs = []
-    for index in range(settings.executors):
+    for index in numbers:
         name = f"executor-{index}"
         cores = executor_cores[index % len(executor_cores)]
         # Beside the device its event loop takes a tenth of the core; a lone core for everything
@@ -222,13 +244,11 @@ def _executors(
     return specs
 
 
-def _hosts(
-    settings: ClusterSettings, controller: str, shared: tuple[str, ...], logs: Path
-) -> list[ChildSpec]:
+def _hosts(numbers: range, controller: str, shared: tuple[str, ...], logs: Path) -> list[ChildSpec]:
     """Let few processes hold many emulated executors; named as those with one each."""
     specs = []
-    for first in range(0, settings.executors, HOSTED_MAX):
-        count = min(HOSTED_MAX, settings.executors - first)
+    for first in numbers[::HOSTED_MAX]:
+        count = min(HOSTED_MAX, numbers.stop - first)
         argv: tuple[str, ...] = (
             *COMMAND,
             "executor",
@@ -271,22 +291,39 @@ def _listen(port: int) -> socket.socket:
     return listener
 
 
-def _doors(
-    listeners: list[socket.socket],
-) -> tuple[list[socket.socket], list[socket.socket]]:
-    """Say which of a cluster's sockets are gateways' doors: the native ones, and those for HTTP."""
-    gateways = len(listeners) // 2
-    return listeners[1 : 1 + gateways], listeners[1 + gateways :]
+@attrs.frozen
+class _Sockets:
+    """A cluster's listening sockets."""
+
+    controllers: tuple[socket.socket, ...]
+    native: tuple[socket.socket, ...]
+    """Of each gateway."""
+    http: tuple[socket.socket, ...]
+    """Likewise."""
+
+    @property
+    def all(self) -> tuple[socket.socket, ...]:
+        """Every one of them."""
+        return (*self.controllers, *self.native, *self.http)
 
 
-def _address(listener: socket.socket) -> str:
+def _open_sockets(settings: ClusterSettings, port: int, http_port: int) -> _Sockets:
+    others = [0] * (settings.gateways - 1)
+    return _Sockets(
+        controllers=tuple(_listen(0) for _ in range(settings.cells)),
+        native=tuple(_listen(number) for number in (port, *others)),
+        http=tuple(_listen(number) for number in (http_port, *others)),
+    )
+
+
+def _address(listener: socket.socket, tls: TlsSettings) -> str:
     host, port = listener.getsockname()
-    return f"tcp:{host}:{port}"
+    return f"{'tls' if tls.cert else 'tcp'}:{host}:{port}"
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, tls: TlsSettings) -> str:
     host, port = listener.getsockname()
-    return f"http://{host}:{port}"
+    return f"{'https' if tls.cert else 'http'}://{host}:{port}"
 
 
 def _lock(folder: Path) -> int:

@@ -8,6 +8,7 @@ import json
 import os
 import time
 import zlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import attrs
 import trio
 
 import cw
+from cw.actors.cells import CellRouter
 from cw.actors.controller import ControllerActor
 from cw.actors.doors import ServingDoor
 from cw.actors.executor import ExecutorActor
@@ -23,6 +25,7 @@ from cw.actors.executor_host import ExecutorHost
 from cw.actors.gateway import GatewayActor
 from cw.actors.profile_keeper import ProfileKeeper, load_profiles
 from cw.actors.telemetry import Telemetry
+from cw.actors.uploads import sweep_uploads
 from cw.actors.weights_cache import StoreLocator
 from cw.cli.process import Ready
 from cw.config import ClusterSettings, ExecutorSettings, restore_settings
@@ -37,7 +40,7 @@ from cw.http.server import serve_http
 from cw.messages import Epoch, Incarnation
 from cw.models.store import ModelStore
 from cw.rpc.client import connect_controller, connect_executor
-from cw.rpc.server import listen_at, serve_controller, serve_executor, serve_gateway
+from cw.rpc.server import listen_at, serve_controller, serve_executor, serve_gateway, tls_at
 from cw.units import PAGE_BYTES, format_bytes
 
 
@@ -90,7 +93,10 @@ async def controller(around: Surroundings, listen: str, ready: Ready) -> None:
     settings = around.settings
     store = around.store
     await trio.to_thread.run_sync(store.prepare)
-    stored = await trio.to_thread.run_sync(store.models)
+    records = await trio.to_thread.run_sync(store.records)
+    versions = await trio.to_thread.run_sync(
+        lambda: [(record, store.in_service(record)) for record in records]
+    )
     # A later reign has a larger number, on whichever machine it begins: wall-clock milliseconds.
     epoch = Epoch(time.time_ns() // 1_000_000)
     core = Scheduler(
@@ -103,40 +109,63 @@ async def controller(around: Surroundings, listen: str, ready: Ready) -> None:
         core=core,
         epoch=epoch,
         link=settings.link,
-        models=[model.manifest.to_spec() for model in stored],
+        versions=versions,
+        files=store,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(actor.run)
         nursery.start_soon(ProfileKeeper(core, store).run)
         address = await nursery.start(partial(serve_controller, listen, actor, settings.link))
-        ready({"address": address, "epoch": epoch, "models": len(stored)})
+        ready({"address": address, "epoch": epoch, "models": len(versions)})
 
 
 async def gateway(
     around: Surroundings,
     name: str,
-    controller_address: str,
+    controller_addresses: Sequence[str],
     listen: str,
     listen_http: str | None,
     ready: Ready,
 ) -> None:
-    """Run a gateway until cancelled; with an HTTP door if it has an address for that."""
+    """Run a gateway until cancelled; with an HTTP door if it has an address for that.
+
+    Args:
+        around: Settings, store and the administrator's key.
+        name: Of the gateway.
+        controller_addresses: One for each cell.
+        listen: Where clients come.
+        listen_http: Where those come that ask over HTTP; None: nowhere.
+        ready: Told once both doors are open.
+    """
     settings = around.settings
-    actor = GatewayActor(
-        name=name,
-        settings=settings.gateway,
-        link=settings.link,
-        dial_controller=lambda: connect_controller(controller_address, settings.link),
-        dial_executor=lambda address: connect_executor(address, settings.link),
-    )
+    cells = [
+        GatewayActor(
+            name=name,
+            settings=settings.gateway,
+            link=settings.link,
+            dial_controller=partial(connect_controller, controller_address, settings.link),
+            dial_executor=lambda address: connect_executor(address, settings.link),
+        )
+        for controller_address in controller_addresses
+    ]
+    # One alone answers for itself: a choice of one would only be in the way of each request.
+    actor = cells[0] if len(cells) == 1 else CellRouter(cells)
     door = ServingDoor(actor, around.store, around.admin_key)
     async with trio.open_nursery() as nursery:
         await nursery.start(actor.run)
-        address = await nursery.start(partial(serve_gateway, listen, door, settings.link))
+        nursery.start_soon(sweep_uploads, around.store, settings.gateway)
+        outside = attrs.evolve(settings.link, tls=settings.gateway.tls)
+        address = await nursery.start(partial(serve_gateway, listen, door, outside))
         told = {"address": address}
         if listen_http is not None:
             http = HttpDoor(door.login, settings.http, cw.__version__)
-            serve = partial(serve_http, listen_at(listen_http), http.answer, settings.http)
+            serve = partial(
+                serve_http,
+                listen_at(listen_http),
+                http.answer,
+                settings.http,
+                tls=tls_at(listen_http, settings.gateway.tls),
+            )
             told["http"] = await nursery.start(serve)
         ready(told)
 
@@ -199,7 +228,7 @@ async def solo(
     roles = (
         partial(controller, around, at_controller),
         partial(executor, around, "executor-0", at_controller, at_executor, device_cores),
-        partial(gateway, around, "gateway-0", at_controller, listen, listen_http),
+        partial(gateway, around, "gateway-0", (at_controller,), listen, listen_http),
     )
     told: dict[str, Any] = {}
     async with trio.open_nursery() as nursery:

@@ -18,6 +18,7 @@ import trio
 from cw.cli import status
 from cw.cli.cluster import ready_line, running_cluster, stopped_by_signals
 from cw.cli.common import DEFAULT_FOLDER, people, port, positive, print_json, size_bytes
+from cw.cli.dev_tls import with_throwaway_tls
 from cw.config import ClusterSettings, load_settings
 from cw.core.policies import POLICIES
 from cw.errors import ConfigError
@@ -37,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     up.add_argument("--port", type=port, default=0, help="of the first gateway; default: any free")
     up.add_argument("--http-port", type=port, default=0, help="of its HTTP door; likewise")
     up.add_argument("--json", action="store_true", help="print the ready line as JSON on stdout")
+    up.add_argument(
+        "--tls",
+        action="store_true",
+        help="TLS at all doors and between all processes, with certificates made for this run",
+    )
     demo = verbs.add_parser("demo", help="two trained models, real inputs, ten seconds of load")
     demo.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     demo.add_argument("--seconds", type=positive, default=10.0, help="of load, default 10")
@@ -53,6 +59,9 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings; see docs")
     parser.add_argument("--executors", type=int, help="default 2")
     parser.add_argument("--gateways", type=int, help="default 1")
+    parser.add_argument(
+        "--cells", type=int, help="controllers, each with an equal part of the executors; default 1"
+    )
     parser.add_argument("--device", choices=("cpu", "emulated", "cuda"), help="default cpu")
     parser.add_argument(
         "--gpu-memory", type=size_bytes, metavar="SIZE", help="pages of each executor"
@@ -103,15 +112,16 @@ def settings_of(args: argparse.Namespace) -> ClusterSettings:
         settings,
         executors=settings.executors if args.executors is None else args.executors,
         gateways=settings.gateways if args.gateways is None else args.gateways,
+        cells=settings.cells if args.cells is None else args.cells,
         executor=attrs.evolve(settings.executor, **given),
     )
     if args.policy is not None:
         scheduler = attrs.evolve(settings.scheduler, policy=args.policy)
         settings = attrs.evolve(settings, scheduler=scheduler)
-    if settings.executors < 0 or settings.gateways < 1:
+    if settings.executors < 0 or min(settings.gateways, settings.cells) < 1:
         raise ConfigError(
-            "expected at least one gateway and no negative number of executors, got "
-            f"{settings.gateways} and {settings.executors}"
+            "expected at least one gateway, one cell and no negative number of executors, got "
+            f"{settings.gateways}, {settings.cells} and {settings.executors}"
         )
     return settings
 
@@ -120,9 +130,12 @@ async def _up(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     if args.solo and args.executors is None:
         settings = attrs.evolve(settings, executors=1)
+    if args.tls:
+        settings = with_throwaway_tls(settings, args.dir)
     async with stopped_by_signals():
         people.print(
-            f"starting a controller, {settings.gateways} gateway(s) and {settings.executors} "
+            f"starting {settings.cells} controller(s), {settings.gateways} gateway(s) and "
+            f"{settings.executors} "
             f"{settings.executor.device} executor(s); logs in {args.dir / 'logs'}"
         )
         async with running_cluster(

@@ -10,7 +10,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command line."""
     process.add_role_arguments(parser)
     parser.add_argument("--name", default="gateway")
-    parser.add_argument("--controller", required=True, metavar="ADDRESS")
+    parser.add_argument(
+        "--controller",
+        required=True,
+        action="append",
+        metavar="ADDRESS",
+        help="one for each cell, in the order of their numbers",
+    )
     parser.add_argument("--listen", required=True, help="tcp:HOST:PORT, unix:PATH or fd:N")
     parser.add_argument("--listen-http", help="likewise, for the Open Inference Protocol over HTTP")
 
