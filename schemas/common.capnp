@@ -132,6 +132,68 @@ struct ModelSpec {
 
   batchSizes @7 :List(UInt32);
   # Ascending; the first is 1. A batch in between is padded up to the next.
+
+  version @8 :UInt32;
+  # Which of those that have come under this name, counted from 1.
+}
+
+struct Share {
+  # A version's part of the requests for a name.
+
+  version @0 :UInt32;
+  percent @1 :UInt32;
+}
+
+enum VersionRole {
+  # What a version is there for.
+
+  unset @0;
+
+  current @1;
+
+  wanted @2;
+  # Being prepared, to become current.
+
+  canary @3;
+  # Served beside the current one; with a share of 0 only to those who ask for it by number.
+
+  kept @4;
+  # In the store, to go back to.
+
+  failed @5;
+  # It could not be prepared.
+}
+
+struct VersionStatus {
+  # One version of a name.
+
+  version @0 :UInt32;
+  modelId @1 :ModelId;
+  role @2 :VersionRole;
+
+  percent @3 :UInt32;
+  # Of the requests for the name.
+
+  isPrevious @4 :Bool;
+  # Was current before: where a rollback goes.
+
+  detail @5 :Text;
+  # Why it failed.
+}
+
+struct RouteOrder {
+  # What an administrator wants of a name's versions.
+
+  name @0 :Text;
+
+  switchTo @1 :UInt32;
+  # Make this version current once it is ready; 0: leave that as it is.
+
+  shares @2 :List(Share);
+  # Canaries, and their part of the requests.
+
+  isWhole @3 :Bool;
+  # These are all the canaries; else the others stay.
 }
 
 enum ModelState {
@@ -214,6 +276,9 @@ enum RefusalReason {
   # The gateway's own bounds (open requests, payload bytes) are full.
 
   shuttingDown @8;
+
+  queueFull @9;
+  # Of a best-effort request: too many wait already, of its tenant and model or in all.
 }
 
 struct Refusal {
@@ -324,6 +389,10 @@ struct ClusterStatus {
 
   cells @5 :List(CellStatus);
   # Of a gateway before several controllers; all else is then their sum, and the first one's epoch.
+
+  bestEffort @6 :Ledger;
+  # Of the requests without an SLO, which `ledger` leaves out. Their `kept` are those that were
+  # answered, whenever that was.
 }
 
 struct CellStatus {

@@ -27,8 +27,8 @@ interface Tenant @0xdd73005f6205d325 {
   models @1 () -> (models :List(Common.ModelStatus));
   # List the models that this tenant may ask for.
 
-  modelStatus @2 (name :Text) -> (status :Common.ModelStatus);
-  # Raises UnknownModel.
+  modelStatus @2 (name :Text, version :UInt32) -> (status :Common.ModelStatus);
+  # Of the current version if `version` is 0. Raises UnknownModel or UnknownVersion.
 
   status @3 () -> (status :Common.ClusterStatus);
   # What the whole cluster looks like now.
@@ -37,29 +37,57 @@ interface Tenant @0xdd73005f6205d325 {
 interface Admin @0xdf8a2c430bebd230 {
   # What an administrator may do beyond a tenant.
 
-  beginUpload @0 () -> (upload :Upload);
-  # Start to add a model. Commit or discard it; one that is neither when the connection ends is
-  # discarded.
+  beginUpload @0 (offer :UploadOffer) -> (upload :Upload, token :Text);
+  # Start to add a model, or go on: the same offer gives the same upload, as far as it has come. It
+  # outlives the connection and the gateway; one that is neither committed nor discarded is swept
+  # away some time after its last byte. Raises ArchiveInvalid, OutboxFull or StoreFull.
 
   allowProgram @1 (programSha256 :Text) -> ();
   # Put a program on the allow-list: executors will run it as code, with their own rights.
 
   removeModel @2 (name :Text) -> ();
   # Remove a model. Requests that were promised are still answered. Raises UnknownModel.
+
+  resumeUpload @3 (token :Text) -> (upload :Upload);
+  # Go on with an upload that this caller began. Raises UnknownUpload.
+
+  routeModel @4 (order :Common.RouteOrder) -> (versions :List(Common.VersionStatus));
+  # Change what a name stands for. Raises UnknownModel, UnknownVersion or RequestInvalid.
+
+  versions @5 (name :Text) -> (versions :List(Common.VersionStatus));
+  # Describe a name's versions, the oldest first. Raises UnknownModel.
+}
+
+struct UploadOffer {
+  # What is going to be sent.
+
+  manifestSha256 @0 :Text;
+  # Of the file model.toml, in lowercase hexadecimal digits.
+
+  sizes @1 :List(FileSize);
+}
+
+struct FileSize {
+  file @0 :Text;
+  bytes @1 :UInt64;
 }
 
 interface Upload @0xbe2f861da6f48a6b {
   # One model's archive on its way into the store.
 
-  write @0 (file :Text, data :Data) -> ();
-  # Append to one of the archive's files. Wait for each answer before the next: the pieces of one
-  # file are put together in the order of the calls. Raises ArchiveInvalid.
+  write @0 (file :Text, data :Data, offset :UInt64, crc32 :UInt32) -> ();
+  # Put a chunk behind what is there of one of the archive's files; a chunk that is there already
+  # changes nothing. Raises ArchiveInvalid, ChunkDamaged, ChunkOutOfOrder, UnknownUpload, StoreFull.
 
-  commit @1 () -> (spec :Common.ModelSpec);
-  # Verify the archive, put it into the store and register it; `Tenant.modelStatus` shows how far
+  commit @1 (hold :Bool) -> (spec :Common.ModelSpec);
+  # Verify the archive, put it into the store and register it. A name's first version is current at
+  # once, a later one when it is ready; with `hold` it stays beside until it is routed to. `Tenant.modelStatus` shows how far
   # that has come. Raises ArchiveInvalid, ManifestInvalid, ModelConflict or ProgramNotAllowed.
 
   discard @2 () -> ();
+
+  progress @3 () -> (written :List(FileSize));
+  # How far it has come.
 }
 
 struct Tensor {
@@ -85,6 +113,13 @@ struct InferCall {
   sloNs @2 :Common.Duration;
   # From the gateway's receipt of the whole call. The client has already taken off its own share,
   # so that no two clocks are compared.
+
+  version @4 :UInt32;
+  # Which version of the model; 0: as its administrator shares requests out among them.
+
+  isBestEffort @3 :Bool;
+  # There is no SLO, and `sloNs` means nothing: run it in time that no request with an SLO wants,
+  # whenever that is. It is refused `queueFull` when too many wait.
 }
 
 struct Timing {
@@ -122,4 +157,7 @@ struct Answer {
 
     failure @5 :Common.Failure;
   }
+
+  version @6 :UInt32;
+  # Of the model that it was asked of; 0 when it came to none.
 }

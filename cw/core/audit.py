@@ -3,13 +3,14 @@
 Neighbours: `Scheduler.validate` calls it, the stateful test and the simulator call that.
 """
 
+from cw.core.best_effort import BestEffort
 from cw.core.books import Books, ExecutorBooks, Place, Stage
 from cw.core.requests import Request, RequestState
 from cw.core.residency import Residency
 from cw.messages import Infer, RequestId
 
 
-def validate(books: Books) -> None:
+def validate(books: Books, best_effort: BestEffort) -> None:
     """Assert all invariants.
 
     Raises:
@@ -17,6 +18,7 @@ def validate(books: Books) -> None:
     """
     seen: dict[RequestId, Request] = {}
     _waiting(books, seen)
+    _best_effort(books, best_effort, seen)
     for executor in books.executors.values():
         _executor(executor, seen)
         _pages(books, executor)
@@ -51,6 +53,23 @@ def _waiting(books: Books, seen: dict[RequestId, Request]) -> None:
     # What was promised is taken in whatever the bounds: its gateway's own bound holds for it.
     assert held <= books.settings.max_queue_total, "more are held than the bound allows"
     assert set(books.waiting) <= set(books.models), "a forgotten model has a queue"
+
+
+def _best_effort(books: Books, best_effort: BestEffort, seen: dict[RequestId, Request]) -> None:
+    count = 0
+    for model_id, lines in best_effort.waiting.items():
+        assert lines, f"model {model_id} has no line"
+        for tenant_id, line in lines.items():
+            assert line, f"model {model_id} has an empty line"
+            for request in line.values():
+                assert request.state is RequestState.WAITING
+                assert request.is_best_effort
+                assert not request.promised, "best effort was promised"
+                assert (request.model.model_id, request.tenant_id) == (model_id, tenant_id)
+                _once(seen, request)
+                count += 1
+    assert count == best_effort.count, "the count of best-effort requests is wrong"
+    assert set(best_effort.waiting) <= set(books.models), "a forgotten model has a line"
 
 
 def _executor(executor: ExecutorBooks, seen: dict[RequestId, Request]) -> None:

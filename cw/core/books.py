@@ -69,6 +69,11 @@ class ArrivalRate:
         self._at_ns = now_ns
 
     @property
+    def last_ns(self) -> int:
+        """When the last one was counted; long ago if none was."""
+        return self._at_ns if self._count else -(1 << 62)
+
+    @property
     def per_ns(self) -> float:
         """Arrivals per ns, as of the last one."""
         return self._count / RATE_DECAY_NS
@@ -107,6 +112,21 @@ class ModelBooks:
     def model_id(self) -> ModelId:
         """Its id."""
         return self.spec.model_id
+
+
+def unknown_model() -> ModelBooks:
+    """Stand in for the model of a request that names none."""
+    spec = ModelSpec(
+        model_id=ModelId(0),
+        name="unknown",
+        program_sha256="",
+        weights_sha256="",
+        image_bytes=0,
+        inputs=(),
+        outputs=(),
+        batch_sizes=(1,),
+    )
+    return ModelBooks(spec)
 
 
 @attrs.define(eq=False)

@@ -26,6 +26,7 @@ from cw.core.residency import Residency
 from cw.core.timeline import NEVER_NS, Committed, Lane
 from cw.core.work import Work
 from cw.messages import (
+    NO_DEADLINE_NS,
     Action,
     ActionId,
     Assign,
@@ -46,6 +47,9 @@ from cw.units import SECOND
 TICKETS_PER_HASH: Final = hashlib.blake2b().digest_size // 8
 PATIENCE_NS: Final = 10 * SECOND
 """Windows of actions that nobody waits for by the millisecond: PREPARE, LOAD, probes."""
+
+KEPT_NS: Final = 5 * SECOND
+"""Executors keep outputs until the last deadline, and those of best effort for so long."""
 
 
 @attrs.define(eq=False)
@@ -76,6 +80,10 @@ class Dispatcher:
         busy_ns = device_ns + executor.pipe.overhead_ns
         allowance_ns = self.books.allowance_ns
         start_ns = executor.start_ns(now_ns)
+        last_end_ns = batch.deadline_ns - allowance_ns
+        if batch.deadline_ns == NO_DEADLINE_NS:
+            # All of it is best effort: the lane may be wanted, and waits for no late inputs.
+            last_end_ns = start_ns + busy_ns
         action_id = self._name()
         action = Infer(
             action_id=action_id,
@@ -86,7 +94,9 @@ class Dispatcher:
                     Slot(
                         request_id=rider.request_id,
                         attempt=rider.attempt,
-                        deadline_ns=rider.deadline_ns,
+                        deadline_ns=start_ns + busy_ns + KEPT_NS
+                        if rider.is_best_effort
+                        else rider.deadline_ns,
                     )
                     for rider in riders
                 ]
@@ -96,9 +106,7 @@ class Dispatcher:
             expected_ns=device_ns,
             window=Window(
                 earliest_ns=now_ns,
-                latest_ns=self._latest_ns(
-                    executor, start_ns, batch.deadline_ns - allowance_ns, busy_ns, now_ns
-                ),
+                latest_ns=self._latest_ns(executor, start_ns, last_end_ns, busy_ns, now_ns),
             ),
         )
         work = Work(place, list(riders), [], device_ns)

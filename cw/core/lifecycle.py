@@ -16,7 +16,8 @@ from typing import Final
 import attrs
 
 from cw.core import ledger, placement
-from cw.core.books import Books
+from cw.core.best_effort import TRIES_MAX, BestEffort
+from cw.core.books import Books, ModelBooks
 from cw.core.commands import Decide, SendCancel
 from cw.core.dispatch import Dispatcher
 from cw.core.policies.policy import Policy
@@ -29,6 +30,7 @@ from cw.messages import (
     FailureKind,
     Promise,
     Refusal,
+    RefusalReason,
     Refuse,
     RequestId,
     SettledAs,
@@ -49,7 +51,10 @@ class Lifecycle:
     books: Books
     policy: Policy
     dispatcher: Dispatcher
+    best_effort: BestEffort
     tally: ledger.Tally = attrs.field(factory=ledger.Tally)
+    """Of requests with an SLO."""
+    best_effort_tally: ledger.Tally = attrs.field(factory=ledger.Tally)
     _alarms: list[tuple[int, RequestId]] = attrs.field(factory=list)
     """When to look at those who wait: at the end of their hold, or at their deadline."""
     _sweep_ns: int = 0
@@ -98,6 +103,8 @@ class Lifecycle:
     def withdraw(self, request: Request) -> None:
         """Take a request out of wherever it stands, leaving it WAITING in no queue."""
         match request.state:
+            case RequestState.WAITING if request.is_best_effort:
+                self.best_effort.take_out(request)
             case RequestState.WAITING:
                 self.books.dequeue(request)
             case RequestState.PLANNED:
@@ -136,7 +143,21 @@ class Lifecycle:
         """Begin the next attempt of a request that stands in no place, if time allows."""
         request.attempt = Attempt(request.attempt + 1)
         request.note(now_ns, f"{why}; attempt {request.attempt}")
-        self.place_promised(request, now_ns, kind=kind)
+        if request.is_best_effort:
+            self._wait_again(request, why, now_ns, kind=kind)
+        else:
+            self.place_promised(request, now_ns, kind=kind)
+
+    def _wait_again(self, request: Request, why: str, now_ns: int, *, kind: FailureKind) -> None:
+        """Put a best-effort request back into its line, unless it has failed too often."""
+        if request.model.removed:
+            message = "its model was removed while it ran; ask for another one"
+            self.abandon(request, Failure(kind=FailureKind.UNKNOWN_MODEL, message=message), now_ns)
+        elif request.tries >= TRIES_MAX:
+            message = f"given up after {request.tries} attempts, the last of which failed: {why}"
+            self.abandon(request, Failure(kind=kind, message=message), now_ns)
+        else:
+            self.best_effort.put_back(request)
 
     def place_promised(
         self, request: Request, now_ns: int, *, force: bool = False, kind: FailureKind
@@ -220,12 +241,30 @@ class Lifecycle:
 
     # --- ends -------------------------------------------------------------------------------------
 
+    def tally_of(self, request: Request) -> ledger.Tally:
+        """Say where a request is counted."""
+        return self.best_effort_tally if request.is_best_effort else self.tally
+
+    def arrive_best_effort(self, request: Request, refusal: Refusal | None, now_ns: int) -> None:
+        """Let an open best-effort request wait, or refuse it; `refusal` says that it can't be."""
+        refusal = refusal or self.best_effort.take_in(request)
+        if refusal is not None:
+            self._refuse(request, refusal, now_ns, at_arrival=True)
+
+    def refuse_removed(self, model: ModelBooks, now_ns: int) -> None:
+        """Refuse the best-effort requests that wait for a model that was removed."""
+        for request in self.best_effort.of_model(model.model_id):
+            self.withdraw(request)
+            message = f"model {model.spec.name} was removed"
+            refusal = Refusal(reason=RefusalReason.NOT_READY, message=message)
+            self._refuse(request, refusal, now_ns, at_arrival=False)
+
     def refuse_at_arrival(self, request: Request, refusal: Refusal, now_ns: int) -> None:
         """Refuse a request that stands in no place."""
         self._refuse(request, refusal, now_ns, at_arrival=True)
 
     def _refuse(self, request: Request, refusal: Refusal, now_ns: int, *, at_arrival: bool) -> None:
-        self.tally.refuse(refusal.reason, at_arrival=at_arrival)
+        self.tally_of(request).refuse(refusal.reason, at_arrival=at_arrival)
         decision = Refuse(request_id=request.request_id, attempt=request.attempt, refusal=refusal)
         self.dispatcher.commands.append(Decide(gateway_id=request.gateway_id, decision=decision))
         self._close(request, now_ns, "refused: %s", refusal.reason)
@@ -235,7 +274,7 @@ class Lifecycle:
         if request.promised:
             self._count_broken(request)
         else:
-            self.tally.fail(failure.kind)
+            self.tally_of(request).fail(failure.kind)
         decision = Abandon(request_id=request.request_id, attempt=request.attempt, failure=failure)
         self.dispatcher.commands.append(Decide(gateway_id=request.gateway_id, decision=decision))
         self._close(request, now_ns, "abandoned: %s", failure.kind)
@@ -244,7 +283,7 @@ class Lifecycle:
         """Its gateway answered it, finally, at `finished_ns`."""
         if outcome is SettledAs.KEPT and request.state is RequestState.RAN:  # nearly all
             self.books.learn_delivery(max(0, finished_ns - request.ended_ns), now_ns=now_ns)
-            self.tally.keep()
+            self.tally_of(request).keep()
             self._close(request, now_ns, "settled: %s", outcome)
             return
         committed = request.committed if request.state is RequestState.COMMITTED else None
@@ -253,11 +292,11 @@ class Lifecycle:
         self.withdraw(request)
         match outcome:
             case SettledAs.KEPT:
-                self.tally.keep()
+                self.tally_of(request).keep()
             case SettledAs.CANCELLED:
-                self.tally.fail(FailureKind.CANCELLED)
+                self.tally_of(request).fail(FailureKind.CANCELLED)
             case SettledAs.LATE | SettledAs.FAILED if not request.promised:
-                self.tally.fail(outcome.value)
+                self.tally_of(request).fail(outcome.value)
             case _ if committed is not None and not request.cause:
                 # Its action will tell why, or the loss of its executor.
                 committed.cargo.late.append(request)
@@ -276,7 +315,7 @@ class Lifecycle:
     def cancel(self, request: Request, now_ns: int, why: str) -> None:
         """Nobody waits for the answer any more."""
         self.withdraw(request)
-        self.tally.fail(FailureKind.CANCELLED)
+        self.tally_of(request).fail(FailureKind.CANCELLED)
         self._close(request, now_ns, why)
 
     def count_late(self, request: Request, cause: str) -> None:

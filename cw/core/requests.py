@@ -76,6 +76,10 @@ class Request:
     committed: "Committed[Work] | None" = None
     account: "Account | None" = None
     """What is counted of those who ask as it does: see `shares.py`."""
+    is_best_effort: bool = False
+    """It has no SLO, and stands in a line of `best_effort.py` while it waits."""
+    tries: int = 0
+    """How many batches a best-effort request was sent in."""
     ended_ns: int = 0
     """When its action ended, if it RAN."""
     predicted_ns: int = 0

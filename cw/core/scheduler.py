@@ -31,7 +31,8 @@ from typing import assert_never
 
 from cw.config import SchedulerSettings
 from cw.core import admission, audit, views
-from cw.core.books import Books, ExecutorBooks, ModelBooks, Place
+from cw.core.best_effort import BestEffort
+from cw.core.books import Books, ExecutorBooks, ModelBooks, Place, unknown_model
 from cw.core.commands import Command
 from cw.core.dispatch import Dispatcher
 from cw.core.events import (
@@ -55,6 +56,7 @@ from cw.core.requests import Request, RequestState
 from cw.core.results import Results
 from cw.core.timeline import NEVER_NS
 from cw.messages import (
+    NO_DEADLINE_NS,
     AttemptFailed,
     Cancel,
     ClusterStatus,
@@ -64,7 +66,6 @@ from cw.messages import (
     Failure,
     FailureKind,
     ModelId,
-    ModelSpec,
     ModelStatus,
     RequestId,
     Settled,
@@ -101,7 +102,8 @@ class Scheduler:
         self.policy = make_policy(settings, self.books)
         key = (ticket_seed & ((1 << 256) - 1)).to_bytes(32, "big")
         self.dispatcher = Dispatcher(self.books, epoch, key)
-        self.lifecycle = Lifecycle(self.books, self.policy, self.dispatcher)
+        self.best_effort = BestEffort(self.books)
+        self.lifecycle = Lifecycle(self.books, self.policy, self.dispatcher, self.best_effort)
         self.registrar = Registrar(self.books, self.dispatcher)
         self.results = Results(self.books, self.lifecycle, self.registrar)
         self.membership = Membership(
@@ -199,6 +201,8 @@ class Scheduler:
             case ModelAdded(spec=spec):
                 self.membership.add_model(ModelBooks(spec))
             case ModelRemoved(model_id=model_id):
+                if model_id in self.best_effort.waiting:
+                    self.lifecycle.refuse_removed(self.books.models[model_id], now_ns)
                 self.membership.remove_model(model_id, now_ns)
             case TimerFired():
                 pass
@@ -212,20 +216,23 @@ class Scheduler:
             return
         model = self.books.models.get(descriptor.model_id)
         self.books.forget_stale_delivery(now_ns)
-        self.tally.arrived()
+        is_best_effort = descriptor.deadline_ns == NO_DEADLINE_NS
         request = Request(
             request_id=descriptor.request_id,
             gateway_id=gateway_of(descriptor.request_id),
-            model=model or _unknown_model(),
+            model=model or unknown_model(),
             arrival_ns=descriptor.arrival_ns,
             deadline_ns=descriptor.deadline_ns,
             due_ns=descriptor.deadline_ns - self.books.allowance_ns,
             hold_until_ns=descriptor.deadline_ns,
             attempt=descriptor.attempt,
             tenant_id=descriptor.tenant_id,
-            promised=descriptor.promised,
+            promised=descriptor.promised and not is_best_effort,
+            is_best_effort=is_best_effort,
         )
-        request.hold_until_ns = max(now_ns, self.policy.hold_until_ns(request))
+        self.lifecycle.tally_of(request).arrived()
+        if not is_best_effort:
+            request.hold_until_ns = max(now_ns, self.policy.hold_until_ns(request))
         self.lifecycle.open(request, now_ns)
         if model is None or model.removed:
             failure = Failure(
@@ -233,6 +240,11 @@ class Scheduler:
                 message=f"no model has the id {descriptor.model_id}; list the models",
             )
             self.lifecycle.abandon(request, failure, now_ns)
+            return
+        if is_best_effort:
+            self.lifecycle.arrive_best_effort(
+                request, None if model.serving else admission.closed(self.books, model), now_ns
+            )
             return
         model.rate.count(now_ns=now_ns)
         model.popularity.use(now_ns=now_ns)
@@ -261,6 +273,8 @@ class Scheduler:
             look_ns = self.registrar.advance(executor, now_ns=now_ns)
         if self.books.waiting or executor.short or executor.missed or executor.fresh:
             self._load(executor, now_ns)
+        if self.best_effort.waiting:
+            look_ns = _earlier(look_ns, self._fill_gap(executor, now_ns))
         self._set_wake(executor, look_ns, now_ns)
 
     def _commit_due(self, executor: ExecutorBooks, now_ns: int) -> None:
@@ -270,6 +284,8 @@ class Scheduler:
             batch = self.policy.next_batch(executor, now_ns=now_ns)
             if batch is None:
                 break
+            if self.best_effort.waiting:
+                self.best_effort.fill(batch)
             self.dispatcher.infer(batch, now_ns)
             executor.freed = True
         if executor.freed and executor.waiting:
@@ -283,6 +299,18 @@ class Scheduler:
                 return
             self.policy.reconsider(executor, now_ns=now_ns)
 
+    def _fill_gap(self, executor: ExecutorBooks, now_ns: int) -> int | None:
+        """Run best-effort requests where nobody with an SLO wants the time; say when to look."""
+        best_effort = self.best_effort
+        if self._likely_free_ns(executor, now_ns) <= now_ns + self.policy.lead_ns(executor):
+            batch = best_effort.next_batch(executor, now_ns)
+            if batch is not None:
+                self.dispatcher.infer(batch, now_ns)
+        place = best_effort.next_load(executor, now_ns)
+        if place is not None:
+            self.dispatcher.load(place, now_ns)
+        return best_effort.look_ns(executor, now_ns)
+
     @staticmethod
     def _likely_free_ns(executor: ExecutorBooks, now_ns: int) -> int:
         return executor.infer.likely_free_ns(now_ns=now_ns, return_ns=executor.pipe.return_ns)
@@ -295,7 +323,7 @@ class Scheduler:
             executor.due_ns = self._likely_free_ns(executor, now_ns) - lead_ns
         wake_ns = look_ns
         batches, load = executor.plan.batches, executor.load
-        if batches or executor.waiting or self.books.waiting:
+        if batches or executor.waiting or self.books.waiting or self.best_effort.waiting:
             if executor.due_ns > now_ns:
                 wake_ns = _earlier(wake_ns, executor.due_ns)
             else:  # It was asked for a batch in vain, so that time alone must make the difference.
@@ -337,7 +365,7 @@ class Scheduler:
 
     def validate(self) -> None:
         """Assert every invariant of the books; slow, for tests."""
-        audit.validate(self.books)
+        audit.validate(self.books, self.best_effort)
         self.registrar.spread.validate()
 
     def story(self, request_id: RequestId) -> list[str]:
@@ -346,7 +374,7 @@ class Scheduler:
 
     def status(self, now_ns: int) -> ClusterStatus:
         """Show the whole cluster."""
-        return views.cluster_status(self.books, self.tally, self.epoch, now_ns)
+        return views.cluster_status(self.books, self.lifecycle, self.epoch, now_ns)
 
     def measured(self) -> list[MeasuredDurations]:
         """Give away all measured durations, for the next reign."""
@@ -359,21 +387,6 @@ class Scheduler:
             UnknownModel: There is none of that id.
         """
         return views.model_status(self.books, model_id)
-
-
-def _unknown_model() -> ModelBooks:
-    """Stand in for the model of a request that names none."""
-    spec = ModelSpec(
-        model_id=ModelId(0),
-        name="unknown",
-        program_sha256="",
-        weights_sha256="",
-        image_bytes=0,
-        inputs=(),
-        outputs=(),
-        batch_sizes=(1,),
-    )
-    return ModelBooks(spec)
 
 
 def _earlier(one_ns: int | None, other_ns: int | None) -> int | None:

@@ -4,17 +4,18 @@ Neighbours: `Scheduler.status` and `Scheduler.model_status`.
 """
 
 from cw.core.books import Books, ExecutorBooks, ModelBooks, Stage
-from cw.core.ledger import Tally
+from cw.core.lifecycle import Lifecycle
 from cw.core.residency import Residency
 from cw.errors import UnknownModel
 from cw.messages import ClusterStatus, Epoch, ExecutorStatus, ModelId, ModelStatus, ProfileEntry
 
 
-def cluster_status(books: Books, tally: Tally, epoch: Epoch, now_ns: int) -> ClusterStatus:
+def cluster_status(books: Books, lifecycle: Lifecycle, epoch: Epoch, now_ns: int) -> ClusterStatus:
     """Show the whole cluster."""
     return ClusterStatus(
         epoch=epoch,
         queued=books.waiting_count
+        + lifecycle.best_effort.count
         + sum(
             len(batch.requests)
             for executor in books.executors.values()
@@ -22,7 +23,8 @@ def cluster_status(books: Books, tally: Tally, epoch: Epoch, now_ns: int) -> Clu
         ),
         executors=tuple(_executor(each, now_ns) for each in books.executors.values()),
         models=tuple(_model(books, each) for each in books.models.values()),
-        ledger=tally.snapshot(),
+        ledger=lifecycle.tally.snapshot(),
+        best_effort=lifecycle.best_effort_tally.snapshot(),
     )
 
 

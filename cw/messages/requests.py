@@ -1,10 +1,14 @@
 """A request, and the one answer it gets: outputs, a refusal or a failure."""
 
 import enum
+from typing import Final
 
 import attrs
 
 from cw.messages.ids import Attempt, ModelId, RequestId, TenantId
+
+NO_DEADLINE_NS: Final = 1 << 62
+"""The deadline of a best-effort request: later than any instant."""
 
 
 @attrs.frozen(kw_only=True)
@@ -15,6 +19,7 @@ class Descriptor:
     model_id: ModelId
     arrival_ns: int
     deadline_ns: int
+    """`NO_DEADLINE_NS` of a best-effort request."""
     tenant_id: TenantId = TenantId(0)
     attempt: Attempt = Attempt(1)
     promised: bool = False
@@ -39,6 +44,8 @@ class RefusalReason(enum.Enum):
     BUSY = "busy"
     """The gateway's own bounds (open requests, payload bytes) are full."""
     SHUTTING_DOWN = "shuttingDown"
+    QUEUE_FULL = "queueFull"
+    """Of a best-effort request: too many wait already, of its tenant and model or in all."""
 
 
 class FailureKind(enum.Enum):
@@ -102,6 +109,8 @@ class Answer:
     """In the order of the model's outputs, C-contiguous little-endian elements."""
     refusal: Refusal | None = None
     failure: Failure | None = None
+    version: int = 0
+    """Of the model that it was asked of; 0 when it came to none."""
 
 
 @attrs.frozen(kw_only=True)
@@ -120,5 +129,8 @@ class InferCall:
 
     model: str
     inputs: tuple[Tensor, ...]
-    slo_ns: int
-    """From the whole request's receipt at the gateway; the client took off its own share."""
+    slo_ns: int | None
+    """From the whole request's receipt at the gateway; the client took off its own share. None:
+    best effort, to be run in lane time that no request with an SLO wants."""
+    version: int = 0
+    """Of the model; 0: as its administrator shares requests out among them."""

@@ -58,5 +58,8 @@ class ClusterStatus:
     executors: tuple[ExecutorStatus, ...]
     models: tuple[ModelStatus, ...]
     ledger: Ledger
+    best_effort: Ledger = Ledger()
+    """Of the requests without an SLO, which `ledger` leaves out. Its `kept` are those that were
+    answered, whenever that was."""
     cells: tuple[CellStatus, ...] = ()
     """Where there are several; all else is then their sum, and the first one's epoch."""

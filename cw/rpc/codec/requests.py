@@ -67,7 +67,12 @@ def infer_call_to_wire(call: InferCall, wire: Any) -> None:
     """Write an `InferCall`."""
     put = wire._set_by_field
     put(CALL.model, call.model)
-    put(CALL.slo_ns, call.slo_ns)
+    if call.slo_ns is None:
+        put(CALL.is_best_effort, True)
+    else:
+        put(CALL.slo_ns, call.slo_ns)
+    if call.version:
+        put(CALL.version, call.version)
     inputs = wire._init_by_field(CALL.inputs, len(call.inputs))
     for at, tensor in enumerate(call.inputs):
         put = inputs[at]._set_by_field
@@ -83,7 +88,8 @@ def infer_call_from_wire(wire: Any) -> InferCall:
     return InferCall(
         model=get(CALL.model),
         inputs=tuple([_tensor_from_wire(it) for it in get(CALL.inputs)]),
-        slo_ns=get(CALL.slo_ns),
+        slo_ns=None if get(CALL.is_best_effort) else get(CALL.slo_ns),
+        version=get(CALL.version),
     )
 
 
@@ -123,6 +129,7 @@ def answer_to_wire(answer: Answer, wire: Any) -> None:
     """Write an `Answer`."""
     timing_to_wire(answer.timing, wire._init_by_field(ANSWER.timing))
     wire._set_by_field(ANSWER.promised, answer.promised)
+    wire._set_by_field(ANSWER.version, answer.version)
     if answer.outputs is not None:
         wire._set_by_field(ANSWER.outputs, list(answer.outputs))
     elif answer.refusal is not None:
@@ -136,15 +143,16 @@ def answer_from_wire(wire: Any) -> Answer:
     """Read an `Answer`."""
     get = wire._get_by_field
     timing, promised = timing_from_wire(get(ANSWER.timing)), get(ANSWER.promised)
+    version = get(ANSWER.version)
     match which(wire, "Answer"):
         case "outputs":
             outputs = tuple(get(ANSWER.outputs))
-            return Answer(timing=timing, promised=promised, outputs=outputs)
+            return Answer(timing=timing, promised=promised, outputs=outputs, version=version)
         case "refusal":
             refusal = refusal_from_wire(get(ANSWER.refusal))
-            return Answer(timing=timing, promised=promised, refusal=refusal)
+            return Answer(timing=timing, promised=promised, refusal=refusal, version=version)
         case "failure":
             failure = failure_from_wire(get(ANSWER.failure))
-            return Answer(timing=timing, promised=promised, failure=failure)
+            return Answer(timing=timing, promised=promised, failure=failure, version=version)
         case other:
             raise unexpected("Answer", other)

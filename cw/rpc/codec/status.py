@@ -90,6 +90,7 @@ def cluster_status_to_wire(status: ClusterStatus, wire: Any) -> None:
     )
     list_to_wire(model_status_to_wire, status.models, wire.init("models", len(status.models)))
     ledger_to_wire(status.ledger, wire.init("ledger"))
+    ledger_to_wire(status.best_effort, wire.init("bestEffort"))
     list_to_wire(cell_status_to_wire, status.cells, wire.init("cells", len(status.cells)))
 
 
@@ -101,5 +102,6 @@ def cluster_status_from_wire(wire: Any) -> ClusterStatus:
         executors=tuple(executor_status_from_wire(it) for it in wire.executors),
         models=tuple(model_status_from_wire(it) for it in wire.models),
         ledger=ledger_from_wire(wire.ledger),
+        best_effort=ledger_from_wire(wire.bestEffort),
         cells=tuple(cell_status_from_wire(it) for it in wire.cells),
     )
