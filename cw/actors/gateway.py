@@ -26,7 +26,6 @@ from cw.actors.open_requests import OpenRequest, OpenRequests
 from cw.config import GatewaySettings, LinkSettings
 from cw.core.clock_sync import ClockSync
 from cw.core.intake import check_slo, match_inputs, unknown_model
-from cw.core.routes import Routes
 from cw.errors import CwError, OutboxFull, PeerDisconnected, ProtocolViolation
 from cw.messages import (
     Abandon,
@@ -43,6 +42,7 @@ from cw.messages import (
     GatewayReport,
     GatewayWelcome,
     InferCall,
+    ModelId,
     ModelSpec,
     Notices,
     Promise,
@@ -91,8 +91,8 @@ class GatewayActor:
     dial_controller: DialController
     dial_executor: DialExecutor
     lost: Callable[[], object] = lambda: None
-    routes: Routes = attrs.field(factory=Routes, init=False)
-    """What may be asked for now, and which version of it a request gets."""
+    models: dict[str, ModelSpec] = attrs.field(factory=dict, init=False)
+    """By name: what may be asked for now."""
     session: GatewaySession | None = attrs.field(default=None, init=False)
     """The controller, while there is one."""
     book: OpenRequests = attrs.field(init=False)
@@ -113,11 +113,6 @@ class GatewayActor:
     def executors(self) -> int:
         """How many the controller has told of."""
         return self._carrier.executors
-
-    @property
-    def models(self) -> dict[str, ModelSpec]:
-        """By name: the current version of what may be asked for now."""
-        return self.routes.current
 
     # --- towards the controller -------------------------------------------------------------------
 
@@ -153,7 +148,7 @@ class GatewayActor:
         self._hung_up = trio.Event()
         # Only now: while there was no controller, executors went on with what they had been given,
         # and their outputs kept promises. A new one begins by naming models and executors anew.
-        self.routes.clear()
+        self.models.clear()
         self._carrier.lose_all()
         hello = GatewayHello(name=self.name, previous_id=self._gateway_id)
         welcome, session = await controller.join_gateway(hello, self)
@@ -230,17 +225,21 @@ class GatewayActor:
         """See `GatewayPort.tell`."""
         assert self._nursery is not None, "the gateway must run before it is told anything"
         for spec in notices.models_added:
-            self.routes.add(spec)
-        for route in notices.routes:
-            self.routes.route(route)
+            self.models[spec.name] = spec
         for model_id in notices.models_removed:
-            self.routes.remove(model_id)
+            self._remove_model(model_id)
         for joined in notices.executors_joined:
             self._carrier.join(joined, self._nursery)
         for executor_id in notices.executors_lost:
             self._carrier.lose(executor_id)
         for decision in notices.decisions:
             self._decided(decision)
+
+    def _remove_model(self, model_id: ModelId) -> None:
+        for name, spec in self.models.items():
+            if spec.model_id == model_id:
+                del self.models[name]
+                return
 
     def _decided(self, decision: Decision) -> None:
         if isinstance(decision, Assign):
