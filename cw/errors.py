@@ -38,6 +38,34 @@ class ModelConflict(RequestInvalid):
     """A model of that name exists already with other contents. Remove it first, or rename."""
 
 
+class UnknownVersion(UnknownModel):
+    """The model has no such version, or it is not in service. List its versions."""
+
+
+class UnknownUpload(RequestInvalid):
+    """No upload of this caller has that token: it has ended. Begin it anew."""
+
+
+class ChunkOutOfOrder(RequestInvalid):
+    """Bytes before this chunk are missing. Ask how far the upload came; go on from there."""
+
+
+class ChunkDamaged(CwError):
+    """A chunk's checksum is not that of its bytes. Send it again; give up if that does not help."""
+
+
+class StoreFull(CwError):
+    """The store's disk has no room. Nothing was left behind; make room, then begin anew."""
+
+
+class UnknownTenant(RequestInvalid):
+    """No tenant of that name, or no key of that id, is in the catalog. List them first."""
+
+
+class QuotaExceeded(RequestInvalid):
+    """It would take a tenant, or an executor's pages, past a bound. Free some of it, or raise it."""
+
+
 class ProtocolViolation(CwError):
     """The peer sent what the protocol forbids. Drop the peer: its state can't be trusted."""
 

@@ -33,8 +33,12 @@ def default_url(folder: Path) -> str:
     return f"sqlite:///{folder / FILE}"
 
 
-def open_database(url: str) -> Engine:
+def open_database(url: str, *, read_only: bool = False) -> Engine:
     """Connect to a catalog, as it is.
+
+    Args:
+        url: SQLite's or PostgreSQL's.
+        read_only: Keep no writer waiting; a transaction sees one state of the whole.
 
     Raises:
         ConfigError: The URL is not one, or names a database whose driver is not installed.
@@ -54,11 +58,21 @@ def open_database(url: str) -> Engine:
             f"the catalog's driver is missing ({exc}): pip install cw[postgres]"
         ) from exc
     if engine.dialect.name == "sqlite":
+        # As SQLAlchemy's manual says: else the driver begins late, commits before DDL and breaks
+        # savepoints, and a migration that is killed half way stays so. IMMEDIATE: two writers take
+        # turns at the beginning, not after one has read what the other changes.
+        begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
         event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    elif read_only:
+        engine = engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
     return engine
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # transactions begin when they are told to
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
     cursor.execute("PRAGMA journal_mode = WAL")  # who reads and who writes do not wait

@@ -67,3 +67,13 @@ def test_sqlite_refuses_what_refers_to_nothing(connection):
     """SQLite checks foreign keys only if each connection asks for it."""
     with pytest.raises(Exception, match="FOREIGN KEY"):
         connection.execute(text("INSERT INTO keys VALUES ('k', 77, 'h', '', 0, 0)"))
+
+
+def test_a_step_that_fails_half_way_leaves_nothing(engine):
+    """A controller killed in a migration must find the tables as they were before it."""
+    with pytest.raises(ZeroDivisionError), engine.begin() as connection:
+        connection.execute(text("CREATE TABLE half (x INTEGER)"))
+        _ = 1 / 0
+
+    with engine.connect() as connection:
+        assert "half" not in inspect(connection).get_table_names()

@@ -1,0 +1,8 @@
+"""The catalog's clock: wall time, since its instants outlive every process."""
+
+import time
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
