@@ -226,6 +226,12 @@ struct BatchOutputs {
   # In the order of the call's.
 
   detail @4 :Text;
+
+  executorNs @5 :Common.Duration;
+  # From the receipt of this call to the handing over of its answer.
+
+  waitedNs @6 :Common.Duration;
+  # The first part of that, until the batch started on the device.
 }
 
 struct SlotOutputs {

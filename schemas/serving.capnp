@@ -139,6 +139,15 @@ struct Timing {
 
   batchSize @4 :UInt32;
   # Requests in the batch that carried it.
+
+  assignedNs @5 :Common.Duration;
+  # From the gateway's receipt to the controller's word on which batch carries it.
+
+  executorNs @6 :Common.Duration;
+  # In the executor: from the receipt of the inputs to the handing over of the outputs.
+
+  waitedNs @7 :Common.Duration;
+  # The first part of that, until the batch started on the device.
 }
 
 struct Answer {

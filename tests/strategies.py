@@ -113,6 +113,9 @@ def timings():
         device_ns=durations,
         lane_busy_ns=durations,
         batch_size=u32s,
+        assigned_ns=durations,
+        executor_ns=durations,
+        waited_ns=durations,
     )
 
 
@@ -310,6 +313,8 @@ def batch_outputs():
         batch_size=u32s,
         slots=tuples(slot),
         detail=texts,
+        executor_ns=durations,
+        waited_ns=durations,
     )
 
 

@@ -86,12 +86,14 @@ class Carrier:
     def batch(self, assign: Assign, clock: ClockSync) -> BatchInputs | None:
         """Make an assignment's call out of those of its requests that still wait."""
         slots = []
+        assigned_ns = now_ns()
         for place in assign.assignments:
             request = self.book.advance(place.request_id, place.attempt)
             if request is None:
                 continue
             request.promised = True
             request.predicted_finish_ns = clock.to_local_ns(assign.predicted_finish_ns)
+            request.assigned_ns = assigned_ns
             request.executor_id = assign.executor_id
             slots.append(
                 SlotInputs(
@@ -166,6 +168,8 @@ class Carrier:
                     device_ns=outputs.device_ns,
                     lane_busy_ns=came.lane_busy_ns,
                     batch_size=outputs.batch_size,
+                    executor_ns=outputs.executor_ns,
+                    waited_ns=outputs.waited_ns,
                 )
 
     def _fail(self, slot: SlotInputs, detail: str) -> None:

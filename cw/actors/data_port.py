@@ -9,12 +9,13 @@ queue, no copy. A gateway that goes away takes only its own waiting along.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+import attrs
 import trio
 
 from cw.actors.clock import now_ns
 from cw.core.input_batch import ActionKey, key_of
 from cw.core.input_buffer import InputBuffer
-from cw.messages import BatchInputs, BatchOutputs, CancelSlot
+from cw.messages import BatchInputs, BatchOutputs, CancelSlot, Outcome
 
 _HOUSEKEEPING_S: Final = 0.05
 """How often what has expired is thrown out; nothing but memory waits for it."""
@@ -51,7 +52,8 @@ class DataPort:
             ProtocolViolation: A slot is not the action's, or a tensor has another size.
             OutboxFull: No room for the inputs; ask again.
         """
-        answer = self.buffer.offer(inputs, now_ns=now_ns())
+        received_ns = now_ns()
+        answer = self.buffer.offer(inputs, now_ns=received_ns)
         if answer is not None:
             return answer
         key = key_of(inputs)
@@ -61,6 +63,15 @@ class DataPort:
                 # The event may be an early one (the action came, but has not ended): look again.
                 await self._events.setdefault(key, trio.Event()).wait()
                 answer = self.buffer.answer(inputs)
+            if (
+                answer.outcome is Outcome.OK
+                and (started_ns := self.buffer.batch(key).started_ns) is not None
+            ):
+                answer = attrs.evolve(
+                    answer,
+                    executor_ns=now_ns() - received_ns,
+                    waited_ns=max(0, started_ns - received_ns),
+                )
         finally:
             self.buffer.leave(inputs)
         return answer

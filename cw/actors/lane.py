@@ -214,6 +214,7 @@ class LaneActor:
                 batch.key,
                 Outcome.OK,
                 now_ns=report.end_ns,
+                started_ns=report.start_ns,
                 device_ns=report.device_ns,
                 outputs=report.outputs,
                 lane_busy_ns=[

@@ -44,6 +44,8 @@ class OpenRequest:
     attempt: Attempt = _FIRST_ATTEMPT
     promised: bool = False
     predicted_finish_ns: int = 0
+    assigned_ns: int = 0
+    """When the controller's word on its batch came."""
     executor_id: ExecutorId | None = None
     """Where the current attempt runs."""
     is_overdue: bool = False
@@ -60,6 +62,8 @@ class OpenRequest:
         device_ns: int = 0,
         lane_busy_ns: int = 0,
         batch_size: int = 0,
+        executor_ns: int = 0,
+        waited_ns: int = 0,
     ) -> None:
         """Fix the answer, with where its time went, and wake the call that waits for it."""
         assert self.answer is None, f"a second answer to request {self.request_id}"
@@ -71,6 +75,9 @@ class OpenRequest:
                 device_ns=device_ns,
                 lane_busy_ns=lane_busy_ns,
                 batch_size=batch_size,
+                assigned_ns=max(0, self.assigned_ns - self.arrival_ns),
+                executor_ns=executor_ns,
+                waited_ns=waited_ns,
             ),
             promised=self.promised,
             outputs=outputs,

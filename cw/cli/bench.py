@@ -8,6 +8,7 @@ Examples:
   cw bench --rate 200 --slo 50ms --seconds 30 --popularity zipf:0.9
   cw bench --models 'resnet18-*' --arrivals trace:arrivals.txt --slo 100ms --json
   cw bench --models tiny --closed 64 --seconds 10
+  cw bench --models tiny --closed 1 --seconds 10 --breakdown
 """
 
 import argparse
@@ -38,6 +39,7 @@ from cw.messages import ClusterStatus, Ledger, ModelState, ModelStatus
 from cw.sim.bound import BoundRequest, upper_bound
 from cw.units import SECOND, format_ms
 from cw.workload.arrivals import draw, parse_arrivals, parse_popularity
+from cw.workload.breakdown import breakdown, breakdown_table
 from cw.workload.client import Planned, Sent, random_inputs, run_closed_loop, run_open_loop
 from cw.workload.report import added_latency_ns, counts, model_table, quantiles_ms, times
 
@@ -76,6 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead: N requests in flight",
     )
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--breakdown",
+        action="store_true",
+        help="where the added latency goes, step by step (best with --closed 1)",
+    )
     parser.add_argument("--records", type=Path, metavar="FILE", help="one JSON line per request")
     add_connection(parser)
 
@@ -94,6 +101,8 @@ async def _bench(args: argparse.Namespace) -> dict[str, Any]:
     if args.records is not None:
         write_records(args.records, sent)
     show(report, sent)
+    if args.breakdown and report["breakdown"]:
+        people.print(breakdown_table(report["breakdown"]))
     return report
 
 
@@ -203,6 +212,8 @@ def make_report(
     report = counts(sent) | times(sent, seconds)
     added = [value for entry in sent if (value := added_latency_ns(entry)) is not None]
     report["added_ms"] = quantiles_ms(added, 0.5, 0.99)
+    if args.breakdown:
+        report["breakdown"] = breakdown(sent)
     causes = _difference(before.ledger, after.ledger)
     if report["broken"] > sum(causes.values()):
         # In time by the gateway's clock, and late by ours: on the wire, or in this process.

@@ -119,6 +119,8 @@ class Batch:
         self.keep_until_ns: Final = keep_until_ns
         self.ready_ns: int | None = None
         """When the last input came; None while some is missing."""
+        self.started_ns: int | None = None
+        """When it started on the device; known once it has ended well."""
         self.phase = Phase.EXPECTED
         self._slots = [_SlotState(name_of(slot)) for slot in slots]
         self._sizes = None if specs is None else tuple(spec.size_bytes for spec in specs)
@@ -215,6 +217,7 @@ class Batch:
         self,
         outcome: Outcome,
         *,
+        started_ns: int | None,
         device_ns: int,
         outputs: Sequence[Tensors],
         lane_busy_ns: Sequence[int],
@@ -224,6 +227,7 @@ class Batch:
 
         Args:
             outcome: How.
+            started_ns: When it started on the device, if it did.
             device_ns: Time on the device.
             outputs: Of the slots that ran, in order; none unless OK.
             lane_busy_ns: Of the same slots.
@@ -234,6 +238,7 @@ class Batch:
         """
         assert self.phase is not Phase.ENDED, f"{self.key} ended twice"
         self.phase = Phase.ENDED
+        self.started_ns = started_ns
         self._outcome, self._device_ns, self._detail = outcome, device_ns, detail
         if outcome is Outcome.TOO_LATE:
             # Begun by the lane but not by the device (a staged one that missed its window).

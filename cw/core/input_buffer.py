@@ -230,6 +230,7 @@ class InputBuffer:
         outcome: Outcome,
         *,
         now_ns: int,
+        started_ns: int | None = None,
         device_ns: int = 0,
         outputs: Sequence[Tensors] = (),
         lane_busy_ns: Sequence[int] = (),
@@ -241,6 +242,7 @@ class InputBuffer:
             key: Which action.
             outcome: How it ended.
             now_ns: This process's clock.
+            started_ns: When it started on the device, if it did.
             device_ns: Time on the device.
             outputs: Of the slots that ran, in order; none unless OK.
             lane_busy_ns: Of the same slots.
@@ -248,7 +250,12 @@ class InputBuffer:
         """
         batch = self._batches[key]
         freed, kept = batch.end(
-            outcome, device_ns=device_ns, outputs=outputs, lane_busy_ns=lane_busy_ns, detail=detail
+            outcome,
+            started_ns=started_ns,
+            device_ns=device_ns,
+            outputs=outputs,
+            lane_busy_ns=lane_busy_ns,
+            detail=detail,
         )
         self.input_bytes -= freed
         self.output_bytes += kept

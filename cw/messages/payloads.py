@@ -45,3 +45,7 @@ class BatchOutputs:
     batch_size: int
     slots: tuple[SlotOutputs, ...]
     detail: str = ""
+    executor_ns: int = 0
+    """From the receipt of this call to the handing over of its answer."""
+    waited_ns: int = 0
+    """The first part of that, until the batch started on the device."""

@@ -97,6 +97,12 @@ class Timing:
     """Time in which its lane ran other actions while it waited."""
     batch_size: int = 0
     """Requests in the batch that carried it."""
+    assigned_ns: int = 0
+    """From the gateway's receipt to the controller's word on which batch carries it."""
+    executor_ns: int = 0
+    """In the executor: from the receipt of the inputs to the handing over of the outputs."""
+    waited_ns: int = 0
+    """The first part of `executor_ns`, until the batch started on the device."""
 
 
 @attrs.frozen(kw_only=True)

@@ -67,6 +67,8 @@ def batch_outputs_to_wire(outputs: BatchOutputs, wire: Any) -> None:
     put(OUTPUTS.outcome, OUTCOMES.number[outputs.outcome])
     put(OUTPUTS.device_ns, outputs.device_ns)
     put(OUTPUTS.batch_size, outputs.batch_size)
+    put(OUTPUTS.executor_ns, outputs.executor_ns)
+    put(OUTPUTS.waited_ns, outputs.waited_ns)
     if outputs.detail:
         put(OUTPUTS.detail, outputs.detail)
     slots = wire._init_by_field(OUTPUTS.slots, len(outputs.slots))
@@ -89,6 +91,8 @@ def batch_outputs_from_wire(wire: Any) -> BatchOutputs:
         batch_size=get(OUTPUTS.batch_size),
         slots=tuple([_slot_outputs_from_wire(it) for it in get(OUTPUTS.slots)]),
         detail=get(OUTPUTS.detail),
+        executor_ns=get(OUTPUTS.executor_ns),
+        waited_ns=get(OUTPUTS.waited_ns),
     )
 
 

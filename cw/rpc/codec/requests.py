@@ -111,6 +111,9 @@ def timing_to_wire(timing: Timing, wire: Any) -> None:
     put(TIMING.device_ns, timing.device_ns)
     put(TIMING.lane_busy_ns, timing.lane_busy_ns)
     put(TIMING.batch_size, timing.batch_size)
+    put(TIMING.assigned_ns, timing.assigned_ns)
+    put(TIMING.executor_ns, timing.executor_ns)
+    put(TIMING.waited_ns, timing.waited_ns)
 
 
 def timing_from_wire(wire: Any) -> Timing:
@@ -122,6 +125,9 @@ def timing_from_wire(wire: Any) -> Timing:
         device_ns=get(TIMING.device_ns),
         lane_busy_ns=get(TIMING.lane_busy_ns),
         batch_size=get(TIMING.batch_size),
+        assigned_ns=get(TIMING.assigned_ns),
+        executor_ns=get(TIMING.executor_ns),
+        waited_ns=get(TIMING.waited_ns),
     )
 
 
