@@ -98,7 +98,8 @@ def _write_all(store: ModelStore, changed: dict[Kept, list[MeasuredDurations]]) 
 
 
 def _write_whole(path: Path, text: str) -> None:
-    draft = path.with_suffix(".new")
+    # Several cells' controllers keep profiles in one store: each draft has one writer.
+    draft = path.with_suffix(f".{os.getpid()}.new")
     draft.write_text(text, "utf-8")
     os.replace(draft, path)
 

@@ -41,7 +41,7 @@ async def _ask(args: argparse.Namespace) -> ClusterStatus:
 
 
 def to_json(status: ClusterStatus) -> dict[str, Any]:
-    """Give the documented keys: executors, models, queued, epoch, ledger."""
+    """Give the documented keys: executors, models, queued, epoch, cells, ledger."""
     ledger = status.ledger
     return {
         "executors": [
@@ -60,6 +60,17 @@ def to_json(status: ClusterStatus) -> dict[str, Any]:
         "models": [model_json(model) for model in status.models],
         "queued": status.queued,
         "epoch": status.epoch,
+        "cells": [
+            {
+                "cell": cell.cell,
+                "epoch": cell.epoch,
+                "executors": list(cell.executors),
+                "queued": cell.queued,
+                "requests": cell.ledger.requests,
+                "kept": cell.ledger.kept,
+            }
+            for cell in status.cells
+        ],
         "ledger": {
             "requests": ledger.requests,
             "kept": ledger.kept,
@@ -74,6 +85,7 @@ def model_json(model: ModelStatus) -> dict[str, Any]:
     """Describe a model in JSON."""
     return {
         "name": model.spec.name,
+        "version": model.spec.version,
         "state": model.state.value,
         "detail": model.detail,
         "image_bytes": model.spec.image_bytes,
@@ -102,6 +114,8 @@ def show(status: ClusterStatus) -> None:
             f"{executor.utilisation:.0%}",
             _some(executor.resident, 4),
         )
+    if status.cells:
+        results.print(_cells_table(status))
     results.print(executors)
     results.print(models_table(status.models))
     ledger = status.ledger
@@ -112,17 +126,36 @@ def show(status: ClusterStatus) -> None:
     )
 
 
+def _cells_table(status: ClusterStatus) -> Table:
+    table = Table(title="cells", title_justify="left")
+    for heading in ("cell", "controller", "requests", "kept", "waiting", "executors"):
+        table.add_column(heading)
+    for cell in status.cells:
+        table.add_row(
+            str(cell.cell),
+            f"epoch {cell.epoch}" if cell.epoch else "can't be reached",
+            str(cell.ledger.requests),
+            str(cell.ledger.kept),
+            str(cell.queued),
+            _some(cell.executors, 4),
+        )
+    return table
+
+
 def models_table(models: tuple[ModelStatus, ...]) -> Table:
     """Make the table of models."""
     table = Table(title="models", title_justify="left")
-    for heading in ("name", "state", "weights", "LOAD", "planned per batch size"):
+    for heading in ("name", "version", "state", "weights", "LOAD", "planned per batch size"):
         table.add_column(heading)
-    for model in sorted(models, key=lambda model: model.spec.name)[:_MODELS_SHOWN]:
+    for model in sorted(models, key=lambda model: (model.spec.name, model.spec.version))[
+        :_MODELS_SHOWN
+    ]:
         state = model.state.value
         if model.steps_done < model.steps_total and model.detail == "":
             state += f" {model.steps_done}/{model.steps_total}"
         table.add_row(
             model.spec.name,
+            f"v{model.spec.version}",
             f"{state} {model.detail}".strip(),
             format_bytes(model.spec.image_bytes),
             format_ms(model.load_ns),
