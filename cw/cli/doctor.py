@@ -13,13 +13,22 @@ Examples:
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 from rich.text import Text
 
-from cw.cli.common import CLUSTER_FILE, add_connection, as_json, find_cluster, print_json, results
+from cw.cli.common import (
+    CLUSTER_FILE,
+    add_connection,
+    as_json,
+    connected,
+    find_cluster,
+    print_json,
+    results,
+)
 from cw.cli.record_files import add_folder, cluster_folder
 from cw.doctor.examination import Patient, examine
 from cw.doctor.finding import Finding, Group, Verdict, worst
@@ -61,17 +70,19 @@ def choose_patient(args: argparse.Namespace) -> Patient:
             raise
         folder = None
     started = _started(folder)
-    address: str | None
+    if args.folder is not None and not args.connect and started:
+        args.connect = started["gateways"][0]
     try:
-        address = find_cluster(args).address
-    except ConfigError:  # a cluster's absence is no problem of this machine
-        address = next(iter(started.get("gateways", ())), None)
-    is_its_folder = args.folder is not None or address in started.get("gateways", ())
+        endpoint = find_cluster(args)
+    except ConfigError:  # that there is none is no problem of this machine
+        return Patient(folder=folder or Path.cwd())
+    is_its_folder = args.folder is not None or endpoint.address in started.get("gateways", ())
     return Patient(
         folder=folder or Path.cwd(),
-        address=address,
-        key=args.key,
+        address=endpoint.address,
+        connect=partial(connected, endpoint, args.key),
         has_records=folder is not None and is_its_folder,
+        http=tuple(started.get("http", ())) if is_its_folder else (),
         executors_asked=started.get("executors") if is_its_folder else None,
     )
 

@@ -49,6 +49,8 @@ class ClusterFacts:
     answer_ns: int = 0
     """From asking for the status to having it, on an open connection."""
     status: ClusterStatus | None = None
+    http: tuple[tuple[str, str], ...] = ()
+    """Its HTTP doors: URL, and why nobody can connect there (empty: one can)."""
     executors_asked: int | None = None
     """How many were started; None: not known here."""
     records: tuple[RecordFacts, ...] | None = None
@@ -63,6 +65,8 @@ def check(facts: ClusterFacts) -> tuple[Finding, ...]:
         return (_silent(facts),)
     findings = [
         _answer(facts),
+        *_http(facts),
+        *_cells(facts.status),
         _executors(facts, facts.status),
         _models(facts.status),
         _broken(facts.status),
@@ -100,6 +104,43 @@ def _answer(facts: ClusterFacts) -> Finding:
         why="the event loop of the gateway or the controller is late by as much, for each request",
         mend="see which process is busy: top -H; more gateways (--gateways N), or cores of their "
         "own (tools/devcluster up --pin)",
+    )
+
+
+def _http(facts: ClusterFacts) -> Iterator[Finding]:
+    if not facts.http:
+        return
+    closed = [f"{url}: {error}" for url, error in facts.http if error]
+    if not closed:
+        yield ok("HTTP doors", ", ".join(url for url, _ in facts.http))
+        return
+    yield Finding(
+        check="HTTP doors",
+        verdict=Verdict.PROBLEM,
+        found=_some(closed),
+        expected="that each takes connections",
+        why="nobody is served by this address",
+        mend="ss -ltnp   shows who listens where; logs/gateway-*.log in the cluster's folder say "
+        "why a gateway ended",
+    )
+
+
+def _cells(status: ClusterStatus) -> Iterator[Finding]:
+    """A cell's epoch is 0 while its controller can't be reached."""
+    if not status.cells:
+        return
+    lost = [f"cell {cell.cell}" for cell in status.cells if cell.epoch == 0]
+    if not lost:
+        yield ok("cells", f"{len(status.cells)} reached")
+        return
+    yield Finding(
+        check="cells",
+        verdict=Verdict.PROBLEM,
+        found=f"no controller answers for {_some(lost)}",
+        expected=f"all {len(status.cells)} reached",
+        why="its executors have no plan: its share of the requests goes to the other cells",
+        mend="less +G logs/controller*.log   in the cluster's folder; see that it runs, and that "
+        "the gateway's --controller names its address",
     )
 
 

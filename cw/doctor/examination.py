@@ -16,6 +16,7 @@ from cw.doctor.gathering import cluster as running
 from cw.doctor.gathering import gpu as cards
 from cw.doctor.gathering import machine
 from cw.doctor.gathering import versions as packages
+from cw.doctor.gathering.cluster import Connect
 
 T = TypeVar("T")
 
@@ -29,12 +30,16 @@ class Patient:
 
     folder: Path
     """Whose disk is looked at; the cluster's, if it is here."""
-    address: str | None = None
-    """A gateway's; None: no cluster is asked."""
-    key: str = ""
+    address: str = ""
+    """A gateway's; empty: no cluster is asked."""
+    connect: Connect | None = None
+    """To that gateway."""
     has_records: bool = False
     """Whether `folder` is that cluster's, with its executors' records."""
+    http: tuple[str, ...] = ()
+    """The cluster's HTTP doors, as URLs, where they are known."""
     executors_asked: int | None = None
+    """How many were started, where that is known."""
 
 
 async def examine(patient: Patient) -> tuple[Group, ...]:
@@ -57,15 +62,17 @@ async def examine(patient: Patient) -> tuple[Group, ...]:
 
 
 async def _cluster(patient: Patient) -> tuple[Finding, ...]:
-    if patient.address is None:
+    if patient.connect is None:
         return (ok("gateway", "none asked: no cluster runs here, and --address names none"),)
     facts = await running.cluster(
         patient.address,
-        patient.key,
+        patient.connect,
         folder=patient.folder if patient.has_records else None,
-        executors_asked=patient.executors_asked,
     )
-    return cluster.check(facts)
+    doors = [(url, await running.http_error(url)) for url in patient.http]
+    return cluster.check(
+        attrs.evolve(facts, executors_asked=patient.executors_asked, http=tuple(doors))
+    )
 
 
 async def _part(

@@ -2,15 +2,18 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import attrs
 import trio
 
 from cw.actors.clock import now_ns
 from cw.actors.telemetry import ActionRecord
-from cw.client import connect
+from cw.client import Client
 from cw.doctor.cluster import ClusterFacts, RecordFacts
 from cw.errors import CwError
 from cw.messages import ClusterStatus, Outcome
@@ -25,21 +28,22 @@ READ_WITHIN_S: Final = 5
 """Some 300,000 records; what is not read by then is left out."""
 
 
-async def cluster(
-    address: str, key: str, *, folder: Path | None, executors_asked: int | None
-) -> ClusterFacts:
+Connect = Callable[[], AbstractAsyncContextManager[Client]]
+"""Opens a connection to the gateway, with whatever key and certificates that takes."""
+
+
+async def cluster(address: str, connect: Connect, *, folder: Path | None) -> ClusterFacts:
     """Ask a gateway, and read the records of its executors.
 
     Args:
-        address: The gateway's.
-        key: The tenant's.
+        address: The gateway's, for people.
+        connect: To it.
         folder: The cluster's; None if it is not on this machine.
-        executors_asked: How many were started, where that is known.
     """
-    facts = ClusterFacts(address=address, executors_asked=executors_asked)
+    facts = ClusterFacts(address=address)
     try:
         with trio.fail_after(ANSWER_WITHIN_S):
-            async with connect(address, key=key) as client:
+            async with connect() as client:
                 begin_ns = now_ns()
                 status = await client.status()
                 facts = attrs.evolve(facts, status=status, answer_ns=now_ns() - begin_ns)
@@ -53,22 +57,37 @@ async def cluster(
     return attrs.evolve(facts, records=records, span_s=SPAN_S)
 
 
+async def http_error(url: str) -> str:
+    """Try to connect to an HTTP door; say why it failed, or nothing."""
+    where = urlsplit(url)
+    try:
+        with trio.fail_after(ANSWER_WITHIN_S):
+            stream = await trio.open_tcp_stream(where.hostname or "", where.port or 0)
+            await stream.aclose()
+    except trio.TooSlowError:
+        return f"no connection within {ANSWER_WITHIN_S} s"
+    except OSError as exc:
+        return str(exc)
+    return ""
+
+
 def read_records(folder: Path, status: ClusterStatus) -> tuple[RecordFacts, ...]:
-    """Read what the executors of a cluster wrote in the last minutes of the present epoch.
+    """Read what a cluster's executors wrote in the last minutes, in the present epochs.
 
     Args:
         folder: The cluster's.
-        status: Says which epoch is the present one.
+        status: Says which epochs these are.
     """
     sums: dict[str, _Sum] = {}
+    epochs = {status.epoch, *(cell.epoch for cell in status.cells)}
     ends_ns = time.monotonic_ns() + READ_WITHIN_S * SECOND
     for path in files.find(folder):
         latest = files.last(path)
-        if latest is None or latest.epoch != status.epoch:
+        if latest is None or latest.epoch not in epochs:
             continue
         # Cluster time is some process's own, so the present is told by the date of a record.
         age_ns = time.time_ns() - latest.date_ns
-        span = Span(status.epoch, latest.end_ns + age_ns - SPAN_S * SECOND)
+        span = Span(latest.epoch, latest.end_ns + age_ns - SPAN_S * SECOND)
         for record in files.read([path], tally=Tally(), span=span):
             sums.setdefault(record.executor, _Sum()).add(record)
             if time.monotonic_ns() > ends_ns:
