@@ -17,14 +17,15 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any, Final, SupportsIndex
+from typing import Final, SupportsIndex
 
 import attrs
-import numpy as np
 import trio
 
 from cw.actors.clock import now_ns
-from cw.config import LinkSettings
+from cw.arrays import Array as Array
+from cw.arrays import to_arrays, to_tensors
+from cw.config import LinkSettings, TlsSettings
 from cw.errors import CwError, PeerSilent, RequestInvalid
 from cw.messages import (
     Answer,
@@ -35,38 +36,20 @@ from cw.messages import (
     ModelStatus,
     Refusal,
     RefusalReason,
-    Tensor,
     Timing,
 )
 from cw.rpc.client import connect_serving
 from cw.rpc.ports import ServingPort, TenantPort
 from cw.units import MS, SECOND, format_ms, parse_duration_ns
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-_DATATYPES: Final = {
-    np.dtype(name): datatype
-    for name, datatype in (
-        ("bool", "BOOL"),
-        ("uint8", "UINT8"),
-        ("uint16", "UINT16"),
-        ("uint32", "UINT32"),
-        ("uint64", "UINT64"),
-        ("int8", "INT8"),
-        ("int16", "INT16"),
-        ("int32", "INT32"),
-        ("int64", "INT64"),
-        ("float16", "FP16"),
-        ("float32", "FP32"),
-        ("float64", "FP64"),
-    )
-}
-
 _SLO_NS_MAX: Final = 2**62
 """What an int64 holds, with room for sums; a gateway allows far less."""
 
 _LEAST_NS: Final = 1 * MS
 """What a gateway takes for a mistake in units rather than an SLO; less than that is not sent."""
+
+_SPECS_MAX: Final = 4096
+"""Versions of models whose shapes are remembered: one more, and the first is asked for again."""
 
 _LOGIN_S: Final = 5
 """To log in, which asks nobody but the gateway itself."""
@@ -109,6 +92,8 @@ class Result:
     """By name; each of the model's output shape, without a batch dimension; read-only."""
     refusal: Refusal | None = None
     failure: Failure | None = None
+    version: int = 0
+    """Of the model that it was asked of; 0 when it came to none."""
 
     def unwrap(self) -> Mapping[str, Array]:
         """Return the outputs.
@@ -123,36 +108,6 @@ class Result:
             raise Refused(self.refusal)
         assert self.failure is not None
         raise Failed(self.failure)
-
-
-def to_tensors(inputs: Mapping[str, Array]) -> tuple[Tensor, ...]:
-    """Turn named arrays into what crosses the wire.
-
-    Raises:
-        RequestInvalid: It is no array, or its dtype has no counterpart on the wire.
-    """
-    tensors = []
-    for name, array in inputs.items():
-        try:
-            array = np.asarray(array)
-        except ValueError as exc:
-            raise RequestInvalid(f"input {name!r}: expected an array of numbers: {exc}") from exc
-        datatype = _DATATYPES.get(array.dtype.newbyteorder("="))
-        if datatype is None:
-            known = ", ".join(str(dtype) for dtype in _DATATYPES)
-            raise RequestInvalid(f"input {name!r}: expected one of {known}; got {array.dtype}")
-        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        data = little.reshape(-1).view(np.uint8).data
-        tensors.append(Tensor(name=name, datatype=datatype, shape=array.shape, data=data))
-    return tuple(tensors)
-
-
-def to_arrays(spec: ModelSpec, outputs: Sequence[bytes | memoryview]) -> dict[str, Array]:
-    """Turn an answer's buffers into named arrays, without a copy."""
-    return {
-        tensor.name: np.frombuffer(data, dtype=tensor.datatype.numpy_name).reshape(tensor.shape)
-        for tensor, data in zip(spec.outputs, outputs, strict=True)
-    }
 
 
 @attrs.define(eq=False)
@@ -183,7 +138,7 @@ class Client:
 
     serving: ServingPort
     tenant: TenantPort
-    _specs: dict[str, ModelSpec] = attrs.field(factory=dict, init=False)
+    _specs: dict[tuple[str, int], ModelSpec] = attrs.field(factory=dict, init=False)
     _outside: OutsideTime = attrs.field(factory=OutsideTime, init=False)
 
     async def infer(
@@ -191,17 +146,20 @@ class Client:
         model: str,
         inputs: Mapping[str, Array],
         *,
-        slo: str | int,
+        slo: str | int | None,
         started_ns: int | None = None,
+        version: int = 0,
     ) -> Result:
         """Ask for one inference, to be answered within the SLO.
 
         Args:
             model: Its registered name.
             inputs: One sample: arrays by name, without a batch dimension.
-            slo: A duration such as ``"100ms"``, or an int of nanoseconds.
+            slo: A duration such as ``"100ms"``, or an int of nanoseconds. None: best effort, run
+                in time that no request with an SLO wants; bound the wait by cancelling the call.
             started_ns: When the SLO began, on `cw.actors.clock.now_ns`; by default now. A load
                 generator gives the scheduled start, so that its own lateness is not forgiven.
+            version: Of the model; by default as its owner shares requests out among them.
 
         Raises:
             PeerDisconnected: The gateway is gone; whether the request ran is unknown.
@@ -209,6 +167,9 @@ class Client:
             RequestInvalid: The SLO is no duration, or an input can't be expressed on the wire.
         """
         call_ns = now_ns()
+        if slo is None:
+            call = InferCall(model=model, inputs=to_tensors(inputs), slo_ns=None, version=version)
+            return await self._result(model, await self.tenant.infer(call))
         slo_ns = _slo_ns(slo)
         spent_ns = call_ns - started_ns if started_ns is not None else 0
         if 0 < slo_ns <= spent_ns:
@@ -217,13 +178,13 @@ class Client:
         left_ns -= self._outside.allowance_ns(left_ns)
         if left_ns < _LEAST_NS <= slo_ns:
             return _too_late(slo_ns, slo_ns - left_ns)
-        call = InferCall(model=model, inputs=to_tensors(inputs), slo_ns=left_ns)
+        call = InferCall(model=model, inputs=to_tensors(inputs), slo_ns=left_ns, version=version)
         answer: Answer | None = None
-        with trio.move_on_after((max(call.slo_ns, 0) + _GRACE_NS) / SECOND):
+        with trio.move_on_after((max(left_ns, 0) + _GRACE_NS) / SECOND):
             answer = await self.tenant.infer(call)
         if answer is None:
             raise PeerSilent(
-                f"the gateway did not answer within the SLO of {format_ms(call.slo_ns)} "
+                f"the gateway did not answer within the SLO of {format_ms(left_ns)} "
                 f"and {format_ms(_GRACE_NS)} more"
             )
         self._outside.learn(now_ns() - call_ns, answer.timing.total_ns)
@@ -232,33 +193,40 @@ class Client:
     async def _result(self, model: str, answer: Answer) -> Result:
         outputs = None
         if answer.outputs is not None:
-            spec = self._specs.get(model) or await self._spec(model)
+            version = answer.version
+            spec = self._specs.get((model, version)) or await self._spec(model, version)
             try:
                 outputs = to_arrays(spec, answer.outputs)
             except ValueError:
-                # The model was replaced under this name by one of another shape.
-                outputs = to_arrays(await self._spec(model), answer.outputs)
+                # The model was removed, and another added under its name.
+                outputs = to_arrays(await self._spec(model, version), answer.outputs)
         return Result(
             timing=answer.timing,
             promised=answer.promised,
             outputs=outputs,
             refusal=answer.refusal,
             failure=answer.failure,
+            version=answer.version,
         )
 
-    async def _spec(self, model: str) -> ModelSpec:
-        spec = (await self.tenant.model_status(model)).spec
-        self._specs[model] = spec
-        return spec
+    async def _spec(self, model: str, version: int) -> ModelSpec:
+        return (await self.model(model, version)).spec
 
-    async def model(self, name: str) -> ModelStatus:
+    async def model(self, name: str, version: int = 0) -> ModelStatus:
         """Describe a model: shapes, state, profile; also makes its first `infer` one call short.
+
+        Args:
+            name: Of the model.
+            version: Which; 0: the current one.
 
         Raises:
             UnknownModel: There is none of that name.
+            UnknownVersion: That version is not in service.
         """
-        status = await self.tenant.model_status(name)
-        self._specs[name] = status.spec
+        status = await self.tenant.model_status(name, version)
+        while len(self._specs) >= _SPECS_MAX:
+            del self._specs[next(iter(self._specs))]
+        self._specs[name, status.spec.version] = status.spec
         return status
 
     async def models(self) -> Sequence[ModelStatus]:
@@ -299,21 +267,29 @@ def _too_late(slo_ns: int, spent_ns: int) -> Result:
 
 @asynccontextmanager
 async def connect(
-    address: str, *, key: str = "", link: LinkSettings | None = None
+    address: str,
+    *,
+    key: str = "",
+    link: LinkSettings | None = None,
+    tls: TlsSettings | None = None,
 ) -> AsyncIterator[Client]:
     """Connect to a gateway and log in.
 
     Args:
-        address: ``tcp:HOST:PORT`` or ``unix:PATH``.
+        address: ``tcp:HOST:PORT``, ``tls:HOST:PORT`` or ``unix:PATH``.
         key: The tenant's key; empty for the default tenant.
         link: Bounds on what is in flight.
+        tls: Whom to trust at a ``tls:`` address, and the certificate to show where one is asked
+            for; by default the system's authorities, and none.
 
     Raises:
-        PeerDisconnected: Nothing answers there.
+        ConfigError: A file of `tls` can't be read.
+        PeerDisconnected: Nothing answers there, or nobody who can be trusted; says why.
         PeerSilent: It accepts connections and then says nothing.
         AccessDenied: The key opens nothing.
     """
-    async with connect_serving(address, link or LinkSettings()) as serving:
+    link = link or LinkSettings()
+    async with connect_serving(address, attrs.evolve(link, tls=tls or link.tls)) as serving:
         tenant: TenantPort | None = None
         with trio.move_on_after(_LOGIN_S):
             tenant = await serving.login(key)
@@ -333,7 +309,7 @@ class BlockingClient:
         self._client: Final = client
         self._token: Final = token
 
-    def infer(self, model: str, inputs: Mapping[str, Array], *, slo: str | int) -> Result:
+    def infer(self, model: str, inputs: Mapping[str, Array], *, slo: str | int | None) -> Result:
         """See `Client.infer`."""
         call = partial(self._client.infer, model, inputs, slo=slo)
         return trio.from_thread.run(call, trio_token=self._token)
@@ -352,8 +328,12 @@ class BlockingClient:
 
 
 @contextmanager
-def connect_blocking(address: str, *, key: str = "") -> Iterator[BlockingClient]:
+def connect_blocking(
+    address: str, *, key: str = "", tls: TlsSettings | None = None
+) -> Iterator[BlockingClient]:
     """Connect from a program without Trio: an event loop runs on a thread of its own.
+
+    The arguments are those of `connect`.
 
     Raises:
         PeerDisconnected: Nothing answers there.
@@ -365,7 +345,7 @@ def connect_blocking(address: str, *, key: str = "") -> Iterator[BlockingClient]
     stop: list[trio.Event] = []
 
     async def serve() -> None:
-        async with connect(address, key=key) as client:
+        async with connect(address, key=key, tls=tls) as client:
             stop.append(trio.Event())
             opened.append(BlockingClient(client, trio.lowlevel.current_trio_token()))
             ready.set()

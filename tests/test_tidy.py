@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cw.units", "cw.errors"),
     ("cw.messages", "cw.config"),
     ("cw.core",),
-    ("cw.rpc.ports", "cw.devices.device", "cw.models", "cw.catalog", "cw.tls"),
+    ("cw.rpc.ports", "cw.devices.device", "cw.models", "cw.catalog", "cw.tls", "cw.arrays"),
     ("cw.actors",),
     ("cw.rpc", "cw.devices", "cw.http"),
     ("cw.client",),

@@ -91,7 +91,7 @@ class Carrier:
             request = self.book.advance(place.request_id, place.attempt)
             if request is None:
                 continue
-            request.promised = True
+            request.promised = not request.is_best_effort
             request.predicted_finish_ns = clock.to_local_ns(assign.predicted_finish_ns)
             request.assigned_ns = assigned_ns
             request.executor_id = assign.executor_id

@@ -25,9 +25,11 @@ from cw.actors.heartbeat import keep_heartbeat
 from cw.actors.open_requests import OpenRequest, OpenRequests
 from cw.config import GatewaySettings, LinkSettings
 from cw.core.clock_sync import ClockSync
-from cw.core.intake import check_slo, match_inputs, unknown_model
+from cw.core.intake import check_slo, match_inputs, unknown_model, unknown_version
+from cw.core.routes import Routes
 from cw.errors import CwError, OutboxFull, PeerDisconnected, ProtocolViolation
 from cw.messages import (
+    NO_DEADLINE_NS,
     Abandon,
     Answer,
     Assign,
@@ -42,7 +44,6 @@ from cw.messages import (
     GatewayReport,
     GatewayWelcome,
     InferCall,
-    ModelId,
     ModelSpec,
     Notices,
     Promise,
@@ -91,8 +92,8 @@ class GatewayActor:
     dial_controller: DialController
     dial_executor: DialExecutor
     lost: Callable[[], object] = lambda: None
-    models: dict[str, ModelSpec] = attrs.field(factory=dict, init=False)
-    """By name: what may be asked for now."""
+    routes: Routes = attrs.field(factory=Routes, init=False)
+    """What may be asked for now, and which version of it a request gets."""
     session: GatewaySession | None = attrs.field(default=None, init=False)
     """The controller, while there is one."""
     book: OpenRequests = attrs.field(init=False)
@@ -113,6 +114,11 @@ class GatewayActor:
     def executors(self) -> int:
         """How many the controller has told of."""
         return self._carrier.executors
+
+    @property
+    def models(self) -> dict[str, ModelSpec]:
+        """By name: the current version of what may be asked for now."""
+        return self.routes.current
 
     # --- towards the controller -------------------------------------------------------------------
 
@@ -148,7 +154,7 @@ class GatewayActor:
         self._hung_up = trio.Event()
         # Only now: while there was no controller, executors went on with what they had been given,
         # and their outputs kept promises. A new one begins by naming models and executors anew.
-        self.models.clear()
+        self.routes.clear()
         self._carrier.lose_all()
         hello = GatewayHello(name=self.name, previous_id=self._gateway_id)
         welcome, session = await controller.join_gateway(hello, self)
@@ -225,21 +231,17 @@ class GatewayActor:
         """See `GatewayPort.tell`."""
         assert self._nursery is not None, "the gateway must run before it is told anything"
         for spec in notices.models_added:
-            self.models[spec.name] = spec
+            self.routes.add(spec)
+        for route in notices.routes:
+            self.routes.route(route)
         for model_id in notices.models_removed:
-            self._remove_model(model_id)
+            self.routes.remove(model_id)
         for joined in notices.executors_joined:
             self._carrier.join(joined, self._nursery)
         for executor_id in notices.executors_lost:
             self._carrier.lose(executor_id)
         for decision in notices.decisions:
             self._decided(decision)
-
-    def _remove_model(self, model_id: ModelId) -> None:
-        for name, spec in self.models.items():
-            if spec.model_id == model_id:
-                del self.models[name]
-                return
 
     def _decided(self, decision: Decision) -> None:
         if isinstance(decision, Assign):
@@ -293,25 +295,29 @@ class GatewayActor:
         """Take in a call whose answer needs the controller, or answer it here and now."""
         if self.session is None or self._gateway_id is None:
             return _NO_CONTROLLER
-        spec = self.models.get(call.model)
+        spec = self.routes.pick(call.model, call.version)
         if spec is None:
+            if call.model in self.models:
+                return unknown_version(call, self.routes.versions(call.model))
             return unknown_model(call.model, list(self.models))
-        settings = self.settings
-        wrong = check_slo(call.slo_ns, min_ns=settings.min_slo_ns, max_ns=settings.max_slo_ns)
-        if wrong is not None:
-            return wrong
+        settings, slo_ns = self.settings, call.slo_ns
+        if slo_ns is not None:
+            wrong = check_slo(slo_ns, min_ns=settings.min_slo_ns, max_ns=settings.max_slo_ns)
+            if wrong is not None:
+                return wrong
         tensors = match_inputs(spec, call)
         if isinstance(tensors, Failure):
             return tensors
         size_bytes = sum(map(len, tensors))
-        full = self.book.full(size_bytes)
+        book = self.book
+        full = book.full_of_best_effort(size_bytes) if slo_ns is None else book.full(size_bytes)
         if full is not None:
             return full
         request = OpenRequest(
             request_id=self._next_request_id(self._gateway_id),
             spec=spec,
             arrival_ns=arrival_ns,
-            deadline_ns=arrival_ns + call.slo_ns,
+            deadline_ns=NO_DEADLINE_NS if slo_ns is None else arrival_ns + slo_ns,
             tensors=tensors,
             size_bytes=size_bytes,
         )
@@ -327,13 +333,15 @@ class GatewayActor:
         return request_id_for(gateway_id, self._sequence)
 
     def _descriptor(self, request: OpenRequest) -> Descriptor:
-        clock = self._clock
+        clock, deadline_ns = self._clock, request.deadline_ns
+        if not request.is_best_effort:
+            # The controller must not count on time that the clocks' error may have taken.
+            deadline_ns = clock.to_cluster_ns(deadline_ns) - clock.error_bound_ns(now_ns())
         return Descriptor(
             request_id=request.request_id,
             model_id=request.spec.model_id,
             arrival_ns=clock.to_cluster_ns(request.arrival_ns),
-            # The controller must not count on time that the clocks' error may have taken.
-            deadline_ns=clock.to_cluster_ns(request.deadline_ns) - clock.error_bound_ns(now_ns()),
+            deadline_ns=deadline_ns,
             attempt=request.attempt,
             promised=request.promised,
         )

@@ -13,6 +13,7 @@ import trio
 from cw.actors.clock import now_ns
 from cw.config import GatewaySettings
 from cw.messages import (
+    NO_DEADLINE_NS,
     Answer,
     Attempt,
     ExecutorId,
@@ -38,6 +39,7 @@ class OpenRequest:
     spec: ModelSpec
     arrival_ns: int
     deadline_ns: int
+    """`NO_DEADLINE_NS` of a best-effort request."""
     tensors: tuple[bytes | memoryview, ...]
     """In the order of the model's inputs."""
     size_bytes: int
@@ -83,6 +85,7 @@ class OpenRequest:
             outputs=outputs,
             refusal=refusal,
             failure=failure,
+            version=self.spec.version,
         )
         self.answered.set()
 
@@ -96,6 +99,11 @@ class OpenRequest:
         else:
             message = f"no promise could be made within the SLO of {slo}"
             self.end(refusal=Refusal(reason=RefusalReason.OVERLOAD, message=message))
+
+    @property
+    def is_best_effort(self) -> bool:
+        """Whether it has no SLO: it is never promised, and waits for as long as its caller does."""
+        return self.deadline_ns == NO_DEADLINE_NS
 
     @property
     def settled_as(self) -> SettledAs | None:
@@ -112,6 +120,8 @@ class OpenRequests:
     settings: GatewaySettings
     _by_id: dict[RequestId, OpenRequest] = attrs.field(factory=dict, init=False)
     _size_bytes: int = attrs.field(default=0, init=False)
+    _best_effort: int = attrs.field(default=0, init=False)
+    _best_effort_bytes: int = attrs.field(default=0, init=False)
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -138,15 +148,42 @@ class OpenRequests:
             ),
         )
 
+    def full_of_best_effort(self, size_bytes: int) -> Refusal | None:
+        """Say why one more best-effort request has no room, or None if it has.
+
+        They wait for long, and leave room for those that can't.
+        """
+        settings = self.settings
+        if (
+            self._best_effort < settings.max_open_best_effort
+            and self._best_effort_bytes + size_bytes <= settings.max_open_bytes // 2
+        ):
+            return self.full(size_bytes)
+        return Refusal(
+            reason=RefusalReason.QUEUE_FULL,
+            message=(
+                f"this gateway has {self._best_effort} best-effort requests "
+                f"({format_bytes(self._best_effort_bytes)}) open; its bounds are "
+                f"{settings.max_open_best_effort} ({format_bytes(settings.max_open_bytes // 2)}): "
+                "wait for some answers before you ask for more, or ask with an SLO"
+            ),
+        )
+
     def add(self, request: OpenRequest) -> None:
         """Take in a request."""
         self._by_id[request.request_id] = request
         self._size_bytes += request.size_bytes
+        if request.is_best_effort:
+            self._best_effort += 1
+            self._best_effort_bytes += request.size_bytes
 
     def remove(self, request: OpenRequest) -> None:
         """Forget a request: its call returns."""
         del self._by_id[request.request_id]
         self._size_bytes -= request.size_bytes
+        if request.is_best_effort:
+            self._best_effort -= 1
+            self._best_effort_bytes -= request.size_bytes
 
     def rename(self, request: OpenRequest, request_id: RequestId) -> None:
         """Give a request another id: this gateway has got another one itself."""

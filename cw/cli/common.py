@@ -103,6 +103,21 @@ def _argument(parse: Callable[[str], int], text: str) -> int:
         raise argparse.ArgumentTypeError(str(exc)) from exc
 
 
+def add_slo(parser: argparse.ArgumentParser) -> None:
+    """Describe the options that say by when an answer is wanted."""
+    parser.add_argument("--slo", type=duration_ns, default="100ms", help="default 100ms")
+    parser.add_argument(
+        "--best-effort",
+        action="store_true",
+        help="in place of an SLO: run in time that no request with one wants",
+    )
+
+
+def slo_of(args: argparse.Namespace) -> int | None:
+    """Say by when an answer is wanted, ns; None: best effort."""
+    return None if args.best_effort else args.slo
+
+
 def add_connection(parser: argparse.ArgumentParser) -> None:
     """Give a command the options that say where the cluster is."""
     parser.add_argument(

@@ -13,13 +13,14 @@ import numpy as np
 
 from cw.cli.common import (
     add_connection,
+    add_slo,
     as_json,
     connected,
-    duration_ns,
     find_cluster,
     people,
     print_json,
     run_async,
+    slo_of,
 )
 from cw.client import Array, Result
 from cw.errors import ConfigError
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[TENSOR=]FILE.npy",
         help="one sample of one input; the name may be left out where there is one input",
     )
-    parser.add_argument("--slo", type=duration_ns, default="100ms", help="default 100ms")
+    add_slo(parser)
     parser.add_argument("--output", type=Path, metavar="FILE.npz", help="keep the outputs")
     add_connection(parser)
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 async def _ask(args: argparse.Namespace) -> Result:
     async with connected(find_cluster(args), args.key) as client:
         spec = (await client.model(args.model)).spec
-        return await client.infer(args.model, read_inputs(args.input, spec), slo=args.slo)
+        return await client.infer(args.model, read_inputs(args.input, spec), slo=slo_of(args))
 
 
 def read_inputs(words: list[str], spec: ModelSpec) -> dict[str, Array]:

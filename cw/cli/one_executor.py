@@ -62,6 +62,7 @@ def load_options(seed: int, seconds: float, **changed: Any) -> argparse.Namespac
         "models": "*",
         "rate": None,
         "slo": 50 * MS,
+        "best_effort": False,
         "seconds": seconds,
         "popularity": "uniform",
         "arrivals": "poisson",

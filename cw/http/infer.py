@@ -2,7 +2,8 @@
 
 A request is one sample. Its tensors have the model's own shapes; clients that think in batches may
 put a 1 before each, and get the answer in that form. The SLO is the request's parameter ``slo_ms``,
-or ``timeout`` in microseconds (which Triton's clients send), or the door's default.
+or ``timeout`` in microseconds (which Triton's clients send), or the door's default; with the
+parameter ``best_effort`` there is none.
 """
 
 import json
@@ -96,6 +97,7 @@ def read_request(request: HttpRequest, spec: ModelSpec, settings: HttpSettings) 
             model=spec.name,
             inputs=tuple(tensors),
             slo_ns=_slo_ns(parameters, settings.default_slo_ns),
+            version=spec.version,
         ),
         outputs=_outputs(head, spec, as_binary=parameters.get("binary_data_output") is True),
         is_batched=is_batched,
@@ -134,7 +136,7 @@ def write_answer(asked: Asked, spec: ModelSpec, answer: Answer) -> HttpResponse:
     timing = answer.timing
     head = {
         "model_name": spec.name,
-        "model_version": "1",
+        "model_version": str(answer.version),
         "outputs": described,
         "parameters": {
             "total_ms": timing.total_ns / MS,
@@ -247,7 +249,14 @@ def _outputs(
     return tuple(chosen)
 
 
-def _slo_ns(parameters: Mapping[str, Any], default_ns: int) -> int:
+def _slo_ns(parameters: Mapping[str, Any], default_ns: int) -> int | None:
+    """Read the SLO; None where the request asks for best effort."""
+    if parameters.get("best_effort", False) is not False:
+        if parameters["best_effort"] is not True:
+            raise HttpError(400, "expected 'best_effort' to be true or false")
+        if "slo_ms" in parameters or "timeout" in parameters:
+            raise HttpError(400, "expected either 'best_effort' or an SLO, got both")
+        return None
     for name, unit_ns in (("slo_ms", MS), ("timeout", US)):
         value = parameters.get(name)
         if value is None:

@@ -18,12 +18,14 @@ import trio
 
 from cw.actors.clock import PreciseTimer, now_ns
 from cw.client import Array, Result
-from cw.errors import CwError
+from cw.errors import CwError, PeerDisconnected
 from cw.messages import Datatype, ModelSpec
 from cw.units import SECOND
 
 _MARKS_INPUTS = frozenset(("mask", "attention_mask"))
 _TOKENS_MAX = 100
+_STARTED_AT_ONCE = 64
+"""Clients of a closed loop: thousands at once would keep the first answers unread for seconds."""
 
 
 class Asks(Protocol):
@@ -34,7 +36,7 @@ class Asks(Protocol):
         model: str,
         inputs: Mapping[str, Array],
         *,
-        slo: str | int,
+        slo: str | int | None,
         started_ns: int | None = None,
     ) -> Result:
         """Ask for one inference; see `cw.client.Client.infer`."""
@@ -92,7 +94,7 @@ def classify(result: Result, *, in_time: bool) -> tuple[End, str]:
 
 
 async def send_one(
-    client: Asks, planned: Planned, *, scheduled_ns: int, slo_ns: int, keep_results: bool
+    client: Asks, planned: Planned, *, scheduled_ns: int, slo_ns: int | None, keep_results: bool
 ) -> Sent:
     """Send one request now and judge its answer from its scheduled start."""
     lateness_ns = now_ns() - scheduled_ns
@@ -102,7 +104,7 @@ async def send_one(
             planned.model, planned.inputs, slo=slo_ns, started_ns=scheduled_ns
         )
         latency_ns = now_ns() - scheduled_ns
-        end, reason = classify(result, in_time=latency_ns <= slo_ns)
+        end, reason = classify(result, in_time=slo_ns is None or latency_ns <= slo_ns)
         if not keep_results:
             result = attrs.evolve(result, outputs=None)
     except CwError as exc:
@@ -123,21 +125,24 @@ async def run_open_loop(
     client: Asks,
     plan: Sequence[Planned],
     *,
-    slo_ns: int,
+    slo_ns: int | None,
     keep_results: bool = False,
     progress: Callable[[int], object] | None = None,
+    scope: trio.CancelScope | None = None,
 ) -> list[Sent]:
     """Send a plan and wait for every answer.
 
     Args:
         client: Where to.
         plan: Ascending by `at_ns`.
-        slo_ns: Of every request, from its scheduled start.
+        slo_ns: Of every request, from its scheduled start; None: best effort.
         keep_results: Keep the outputs in `Sent.result`; otherwise only what they say of time.
         progress: Called with the number of requests sent so far, about ten times a second.
+        scope: Cancel it to end early.
 
     Returns:
-        One entry per planned request, in the order of the plan.
+        One entry per planned request, in the order of the plan; without those that were not sent,
+        or not answered, when `scope` was cancelled.
     """
     sent: dict[int, Sent] = {}
     start_ns = now_ns() + SECOND // 20
@@ -152,7 +157,7 @@ async def run_open_loop(
         )
 
     shown_ns = start_ns
-    with PreciseTimer() as timer:
+    with PreciseTimer() as timer, scope or trio.CancelScope():
         async with trio.open_nursery() as nursery:
             for index, planned in enumerate(plan):
                 at_ns = start_ns + planned.at_ns
@@ -168,12 +173,21 @@ async def run_open_loop(
 
 
 async def run_closed_loop(
-    client: Asks, plan: Sequence[Planned], *, slo_ns: int, in_flight: int, seconds: float
+    client: Asks,
+    plan: Sequence[Planned],
+    *,
+    slo_ns: int | None,
+    in_flight: int,
+    seconds: float,
+    scope: trio.CancelScope | None = None,
 ) -> list[Sent]:
     """Keep `in_flight` requests open, drawn from `plan` in turn: measures capacity, not service.
 
+    Ends when `seconds` are over, `scope` is cancelled, or the server is gone: to ask it again at
+    once would only count the same loss for as long as the run lasts.
+
     Returns:
-        One entry per request, in the order of the answers.
+        One entry per answer (or loss), in their order.
     """
     sent: list[Sent] = []
     turn = itertools.cycle(plan)
@@ -181,15 +195,19 @@ async def run_closed_loop(
 
     async def keep_one_open() -> None:
         while (start_ns := now_ns()) < end_ns:
-            sent.append(
-                await send_one(
-                    client, next(turn), scheduled_ns=start_ns, slo_ns=slo_ns, keep_results=False
-                )
+            one = await send_one(
+                client, next(turn), scheduled_ns=start_ns, slo_ns=slo_ns, keep_results=False
             )
+            sent.append(one)
+            if one.reason == PeerDisconnected.__name__:
+                return
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(in_flight):
-            nursery.start_soon(keep_one_open)
+    with scope or trio.CancelScope():
+        async with trio.open_nursery() as nursery:
+            for number in range(1, in_flight + 1):
+                nursery.start_soon(keep_one_open)
+                if number % _STARTED_AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()  # answers are read meanwhile
     return sent
 
 

@@ -17,7 +17,7 @@ import trio
 from cw.actors.clock import now_ns, trio_time
 from cw.benchmarks.peers.formats import Format, HttpCall
 from cw.client import Array, Result
-from cw.errors import PeerDisconnected
+from cw.errors import PeerDisconnected, RequestInvalid
 from cw.messages import Failure, FailureKind, ModelSpec, Refusal, RefusalReason, Timing
 from cw.units import SECOND, parse_duration_ns
 
@@ -57,7 +57,7 @@ class HttpClient:
         model: str,
         inputs: Mapping[str, Array],
         *,
-        slo: str | int,
+        slo: str | int | None,
         started_ns: int | None = None,
     ) -> Result:
         """Ask for one inference; see `cw.client.Client.infer`.
@@ -66,6 +66,8 @@ class HttpClient:
             PeerDisconnected: The server can't be reached, or hung up.
         """
         begin_ns = now_ns() if started_ns is None else started_ns
+        if slo is None:
+            raise RequestInvalid("expected an SLO: the comparison asks for no best effort")
         slo_ns = parse_duration_ns(slo) if isinstance(slo, str) else slo
         image = inputs[self._spec.inputs[0].name]
         call = self._format.write(model, image, left_ns=begin_ns + slo_ns - now_ns())

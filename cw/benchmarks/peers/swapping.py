@@ -46,7 +46,7 @@ class SwappingClient:
         model: str,
         inputs: Mapping[str, Array],
         *,
-        slo: str | int,
+        slo: str | int | None,
         started_ns: int | None = None,
     ) -> Result:
         """See `HttpClient.infer`; the wait for the model counts."""
