@@ -70,7 +70,10 @@ class SimClients:
     # --- both -------------------------------------------------------------------------------------
 
     def _send(
-        self, model: int, slo_ns: int, ask_next: Callable[[RequestRecord], None] | None = None
+        self,
+        model: int,
+        slo_ns: int | None,
+        ask_next: Callable[[RequestRecord], None] | None = None,
     ) -> None:
         gateway = self._gateway()
         if gateway is None:
@@ -83,7 +86,11 @@ class SimClients:
             tenant=world.scenario.models[model].tenant,
             ask_next=ask_next,
         )
-        if self.impatient_ratio and self._random.random() < self.impatient_ratio:
+        if (
+            slo_ns is not None
+            and self.impatient_ratio
+            and self._random.random() < self.impatient_ratio
+        ):
             patience_ns = int(self._random.random() * slo_ns)
             world.engine.after(patience_ns, gateway.cancel, record.request_id)
 

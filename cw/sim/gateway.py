@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from cw.messages import (
+    NO_DEADLINE_NS,
     Abandon,
     ActionId,
     Assign,
@@ -64,7 +65,7 @@ class SimGateway:
         self,
         model: int,
         model_id: ModelId,
-        slo_ns: int,
+        slo_ns: int | None,
         *,
         tenant: int = 0,
         ask_next: Callable[[RequestRecord], None] | None = None,
@@ -74,7 +75,7 @@ class SimGateway:
         Args:
             model: Its model's index.
             model_id: Its model.
-            slo_ns: From now until its deadline.
+            slo_ns: From now until its deadline; None: best effort.
             tenant: Who asks.
             ask_next: Told of its end.
         """
@@ -86,16 +87,17 @@ class SimGateway:
             request_id=request_id,
             model=model,
             arrival_ns=now_ns,
-            deadline_ns=now_ns + slo_ns,
+            deadline_ns=NO_DEADLINE_NS if slo_ns is None else now_ns + slo_ns,
             tenant=tenant,
             ask_next=ask_next,
         )
         world.journal.add(record)
         world.checkers.arrived(record)
         self._open[request_id] = record
-        heapq.heappush(self._deadlines, (record.deadline_ns, request_id))
-        if self._alarm_ns is None or record.deadline_ns < self._alarm_ns:
-            self._set_alarm(record.deadline_ns)
+        if not record.is_best_effort:
+            heapq.heappush(self._deadlines, (record.deadline_ns, request_id))
+            if self._alarm_ns is None or record.deadline_ns < self._alarm_ns:
+                self._set_alarm(record.deadline_ns)
         descriptor = Descriptor(
             request_id=request_id,
             model_id=model_id,
@@ -161,7 +163,8 @@ class SimGateway:
             record.attempts = place.attempt
             record.on = assign.executor_id
             record.executors = (*record.executors, executor.name)
-            self._promise(record, assign.predicted_finish_ns)
+            if not record.is_best_effort:
+                self._promise(record, assign.predicted_finish_ns)
             slots.append((place.position, place.request_id, place.attempt))
         if not slots:
             return

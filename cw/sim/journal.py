@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import attrs
 
-from cw.messages import ExecutorId, RequestId
+from cw.messages import NO_DEADLINE_NS, ExecutorId, RequestId
 from cw.sim.bound import BoundMeter
 from cw.sim.tally import End, Tally
 
@@ -45,6 +45,11 @@ class RequestRecord:
     ask_next: Callable[["RequestRecord"], None] | None = None
     """Of a client that waits for the answer before it asks again: told of the end."""
 
+    @property
+    def is_best_effort(self) -> bool:
+        """Whether it has no deadline: it is counted apart, and no checker judges it by time."""
+        return self.deadline_ns == NO_DEADLINE_NS
+
 
 @attrs.define(eq=False)
 class Journal:
@@ -68,7 +73,7 @@ class Journal:
         assert record.request_id not in self.requests, f"{record.request_id} arrived twice"
         self.requests[record.request_id] = record
         self.unanswered += 1
-        if self.bound is not None:
+        if self.bound is not None and not record.is_best_effort:
             self.bound.add(record.arrival_ns, record.deadline_ns, record.model)
 
     def close(self, record: RequestRecord, end: End, reason: str, *, now_ns: int) -> None:

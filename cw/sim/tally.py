@@ -80,6 +80,8 @@ class Tally:
     """By reason, as the next two."""
     broken: Counter[str] = attrs.field(factory=Counter)
     failed: Counter[str] = attrs.field(factory=Counter)
+    best_effort: Counter[End] = attrs.field(factory=Counter)
+    """Ends of the requests without an SLO, which no other count here has."""
     refused_at_arrival: int = 0
     latency_ns: Histogram = attrs.field(factory=Histogram)
     refusal_ns: Histogram = attrs.field(factory=Histogram)
@@ -95,6 +97,10 @@ class Tally:
 
     def ended(self, record: "RequestRecord") -> None:
         """Count a request that has just ended."""
+        if record.is_best_effort:
+            assert record.end is not None
+            self.best_effort[record.end] += 1
+            return
         model = self.models.get(record.model)
         if model is None:
             model = self.models[record.model] = ModelCount()

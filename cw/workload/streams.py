@@ -26,7 +26,8 @@ class OpenLoop:
     popularity: Popularity = attrs.field(factory=Uniform)
     models: tuple[int, ...]
     """The most popular first."""
-    slo_ns: int
+    slo_ns: int | None
+    """None: best effort."""
 
     def calls(self, *, seed: int, duration_ns: int) -> Iterator[Call]:
         """See `Stream`."""

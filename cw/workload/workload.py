@@ -26,7 +26,8 @@ class Call(NamedTuple):
     """From the start of the traffic."""
     model: int
     """Index of its model."""
-    slo_ns: int
+    slo_ns: int | None
+    """None: best effort."""
 
 
 class Stream(Protocol):
