@@ -122,8 +122,18 @@ class LinkSettings:
     """Bytes of those calls; likewise."""
     max_message_bytes: int = 64 * MiB
     """One message; a larger one closes the connection."""
+    max_nesting: int = 64
+    """Pointers to follow one inside the other in a message; one that asks for more fails."""
+    max_connections: int = 4096
+    """Accepted at a time by one listener; further ones wait. The paper's scale is hundreds."""
     handshake_limit_ns: int = 10 * SECOND
     """For TLS to be agreed on; then the connection is closed."""
+    greeting_limit_ns: int = 10 * SECOND
+    """From being accepted to the whole first message; likewise."""
+    message_limit_ns: int = 30 * SECOND
+    """For a message that has begun to be whole; likewise."""
+    send_limit_ns: int = 30 * SECOND
+    """For the peer to take any of what is written to it; likewise."""
     tls: TlsSettings = TlsSettings()
     """Of controller, executors and gateways among themselves: each shows the others a certificate
     of the authority `ca`, and takes nobody for a peer who has none."""
@@ -150,6 +160,13 @@ class GatewaySettings:
     """Of these, as they will be when complete; likewise."""
     upload_keep_ns: int = 24 * 3600 * SECOND
     """From an upload's last byte until it is swept away: a night, and the morning after."""
+    max_connections: int = 4096
+    """Of clients at the native door; further ones wait."""
+    max_connections_per_address: int = 1024
+    """Of clients at one IP address; one more is closed at once. Many, for those behind one NAT."""
+    max_calls_per_s: int = 50_000
+    """Of one connection; past it the connection is not read until it may go on. A second's worth
+    may come at once. Far above what one gateway serves: a bound on noise, not a quota."""
     tls: TlsSettings = TlsSettings()
     """Of both doors, to clients. With a `ca` clients need a certificate of it, beside their key."""
 
@@ -160,6 +177,8 @@ class HttpSettings:
 
     max_connections: int = 1024
     """One more is answered 503 and closed; with TLS it is closed at once."""
+    max_connections_per_address: int = 512
+    """Of those, from one IP address; likewise. A connection has one request open at a time."""
     handshake_limit_ns: int = 10 * SECOND
     """For TLS to be agreed on; then the connection is closed."""
     max_header_bytes: int = 64 * KiB

@@ -154,8 +154,8 @@ async def gateway(
     async with trio.open_nursery() as nursery:
         await nursery.start(actor.run)
         nursery.start_soon(sweep_uploads, around.store, settings.gateway)
-        outside = attrs.evolve(settings.link, tls=settings.gateway.tls)
-        address = await nursery.start(partial(serve_gateway, listen, door, outside))
+        serve = partial(serve_gateway, listen, door, settings.link, settings.gateway)
+        address = await nursery.start(serve)
         told = {"address": address}
         if listen_http is not None:
             http = HttpDoor(door.login, settings.http, cw.__version__)

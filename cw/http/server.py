@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from collections import Counter
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
@@ -42,19 +43,27 @@ async def serve_http(
         tls: Given: nothing but HTTPS is spoken.
         task_status: Started with the door's URL.
     """
-    places = trio.CapacityLimiter(settings.max_connections)
+    places: Counter[str] = Counter()
     bodies = OpenBodies(settings.max_open_bytes)
+
+    def is_full(address: str) -> bool:
+        return (
+            places.total() >= settings.max_connections
+            or places[address] >= settings.max_connections_per_address
+        )
 
     async def serve(stream: trio.SocketStream) -> None:
         async with stream:
-            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-            place = object()
             try:
-                places.acquire_on_behalf_of_nowait(place)
-            except trio.WouldBlock:
+                stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+                address = str(stream.socket.getpeername()[0])
+            except OSError:
+                return  # It has left already.
+            if is_full(address):
                 if tls is None:  # Else it would cost a handshake, of which there are to be no more.
                     await _say(stream, _TURNED_AWAY)
                 return
+            places[address] += 1
             try:
                 secured = stream if tls is None else await _secured(stream, tls, settings)
                 await HttpConnection(secured, answer, settings, bodies).serve()
@@ -64,7 +73,9 @@ async def serve_http(
                 # One client's end must not be the others'.
                 logger.exception("connection ended")
             finally:
-                places.release_on_behalf_of(place)
+                places[address] -= 1
+                if not places[address]:
+                    del places[address]
 
     host, port = listener.getsockname()[:2]
     task_status.started(f"{'http' if tls is None else 'https'}://{host}:{port}")

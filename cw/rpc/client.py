@@ -26,6 +26,7 @@ def flow_limits(link: LinkSettings) -> FlowLimits:
         max_open_calls=link.max_open_calls,
         max_open_bytes=link.max_open_bytes,
         max_message_bytes=link.max_message_bytes,
+        max_nesting=link.max_nesting,
     )
 
 

@@ -28,7 +28,7 @@ from cw.rpc.kj_flow import FlowLimits, Slot
 from cw.rpc.kj_loop import KjLoop
 from cw.rpc.kj_stream import StreamTransport
 from cw.rpc.kj_tls import TlsTransport, secured_dial
-from cw.rpc.kj_transport import SocketTransport, Transport
+from cw.rpc.kj_transport import Progress, SocketTransport, Transport
 
 
 @attrs.define(eq=False)
@@ -77,6 +77,10 @@ class KjConnection:
         """False as soon as the end of the connection is known."""
         return not self._transport.is_closing()
 
+    def progress(self) -> Progress:
+        """Say how far both directions have come."""
+        return self._transport.progress()
+
     def bootstrap(self, interface: Any) -> Any:
         """Return the peer's first capability, as ``interface`` of a loaded schema.
 
@@ -111,13 +115,14 @@ class KjConnection:
         self._transport.close()
 
     def _open_network(self, stream: Any, make_bootstrap: "Bootstrap | None") -> None:
-        words = self.limits.max_message_bytes // 8
+        bounds = {
+            "traversal_limit_in_words": self.limits.max_message_bytes // 8,
+            "nesting_limit": self.limits.max_nesting,
+        }
         if make_bootstrap is None:
-            self._network = capnp.TwoPartyClient(stream, traversal_limit_in_words=words)
+            self._network = capnp.TwoPartyClient(stream, **bounds)
         else:
-            self._network = capnp.TwoPartyServer(
-                stream, bootstrap=make_bootstrap(self), traversal_limit_in_words=words
-            )
+            self._network = capnp.TwoPartyServer(stream, bootstrap=make_bootstrap(self), **bounds)
 
     async def _close_when_refused(self) -> None:
         """Close when the library has had enough of the peer: it only stops reading then."""

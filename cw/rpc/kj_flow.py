@@ -24,6 +24,8 @@ from typing import Final, Self
 import attrs
 import trio
 
+from cw.rpc.kj_rate import CallRate
+
 # rpc.capnp: discriminants of the union in ``Message``.
 CALL: Final = 2
 RETURN: Final = 3
@@ -58,6 +60,12 @@ class FlowLimits:
     max_unfinished_answers: int = attrs.field(default=65_536, validator=attrs.validators.ge(1))
     """Answers kept because the peer has not sent Finish; past it the peer is cut off."""
 
+    max_calls_per_s: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    """Calls that the peer may begin in a second; past it nothing is read. 0: any number."""
+
+    max_nesting: int = attrs.field(default=64, validator=attrs.validators.ge(1))
+    """Pointers to follow one inside the other; a message that asks for more fails."""
+
 
 class MessageMeter:
     """Cuts one direction of a connection into messages and reports each by kind, id and size.
@@ -70,6 +78,7 @@ class MessageMeter:
 
         The id is None where the message is laid out so oddly that it is not in its first words.
         """
+        self.messages = 0
         self._on_message = on_message
         self._head = bytearray()
         self._head_bytes = _WORD  # How much of the message to gather before it can be told.
@@ -130,6 +139,7 @@ class MessageMeter:
         self._left_bytes = size_bytes - len(head)
         self._head = bytearray()
         self._head_bytes, self._table_bytes, self._size_bytes = _WORD, 0, 0
+        self.messages += 1
         self._on_message(kind, number, size_bytes, finish_needed)
 
 
@@ -177,6 +187,7 @@ class OpenCalls:
         """Keep within ``limits``; ``on_room`` is called when answers end an excess."""
         self._limits = limits
         self._on_room = on_room
+        self._rate = CallRate(limits.max_calls_per_s)
         self._bytes_by_id: dict[int | None, int] = {}
         self._oddities = 0
         self._cancelled: set[int | None] = set()
@@ -192,7 +203,7 @@ class OpenCalls:
     @property
     def room_bytes(self) -> int:
         """Bytes of further calls that the budget has room for, however small they are; or 0."""
-        calls = self._limits.max_open_calls - len(self._bytes_by_id)
+        calls = min(self._limits.max_open_calls - len(self._bytes_by_id), self._rate.left)
         room = min(calls * CALL_BYTES_MIN, self._limits.max_open_bytes - self.open_bytes)
         return max(room, 0)
 
@@ -204,6 +215,7 @@ class OpenCalls:
     def received(self, kind: int, number: int | None, size_bytes: int, _: bool) -> None:
         """Take note of a message from the peer."""
         if kind in (CALL, BOOTSTRAP):
+            self._rate.take()
             if number is None:
                 # Cannot be matched with its Return: it stays open for good.  A peer that
                 # writes messages so stalls itself, and nobody else.

@@ -13,7 +13,7 @@ import select
 import socket
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, current_task, reschedule, wait_task_rescheduled
@@ -41,6 +41,19 @@ HANGUP_POLL_S: Final = 0.05
 _TLS_ALERT: Final = b"\x15\x03"
 _TLS_HELLO: Final = b"\x16\x03"
 """What records of TLS begin with; as Cap'n Proto it would be hundreds of segments too many."""
+
+
+class Progress(NamedTuple):
+    """How far a connection has come: what ``kj_guard`` looks at now and then."""
+
+    messages: int
+    """From the peer, told apart so far: each by its first words."""
+    is_message_begun: bool
+    """Whether the rest of one is being waited for; not while we ourselves read nothing."""
+    writes: int
+    """That the kernel took something of."""
+    is_write_blocked: bool
+    """Whether something waits for the peer to read."""
 
 
 class Transport(ABC):
@@ -77,6 +90,16 @@ class Transport(ABC):
         self._parked_reader: trio.lowlevel.Task | None = None
         self._unread = memoryview(b"")
         self._has_read = False
+        self._writes = 0
+
+    def progress(self) -> Progress:
+        """Say how far both directions have come."""
+        return Progress(
+            messages=self._in_meter.messages,
+            is_message_begun=self._in_meter.unfinished_bytes > 0 and self._may_read(),
+            writes=self._writes,
+            is_write_blocked=self._is_blocked and self._unsent_bytes > 0,
+        )
 
     async def run(self) -> None:
         """Carry bytes until either side ends the connection, then tell the library."""
@@ -341,6 +364,7 @@ class SocketTransport(Transport):
     def _drop(self, size_bytes: int) -> None:
         """Forget the first ``size_bytes`` of the queue: they are written."""
         self._unsent_bytes -= size_bytes
+        self._writes += 1
         unsent = self._unsent
         while size_bytes:
             head = unsent.popleft()

@@ -11,14 +11,17 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
+import attrs
 import trio
 
-from cw.config import LinkSettings, TlsSettings
+from cw.config import GatewaySettings, LinkSettings, TlsSettings
 from cw.errors import ConfigError
 from cw.rpc.client import flow_limits
 from cw.rpc.in_process import is_in_process, serve_here
 from cw.rpc.kj_address import listen, speaks_tls
 from cw.rpc.kj_connection import KjConnection
+from cw.rpc.kj_flow import FlowLimits
+from cw.rpc.kj_guard import DoorLimits
 from cw.rpc.kj_serve import serve
 from cw.rpc.kj_shared import shared_kj
 from cw.rpc.links.controller import ControllerGate
@@ -28,11 +31,7 @@ from cw.rpc.ports import ControllerPort, InferencePort, ServingPort
 from cw.tls import ServerTls, server_tls
 from cw.units import SECOND
 
-MAX_CLIENTS: Final = 4096
-"""Connections of clients that one gateway serves at a time; further ones wait in the backlog."""
-
-MAX_PEERS: Final = 4096
-"""Likewise of gateways and executors; the paper's scale is hundreds."""
+DEFAULT_CLIENTS: Final = GatewaySettings()
 
 
 async def serve_controller(
@@ -57,7 +56,12 @@ async def serve_controller(
     if is_in_process(address):
         await serve_here(address, controller, task_status)
     await _serve(
-        address, lambda it: controller_gate(controller, it, link), link, MAX_PEERS, task_status
+        address,
+        lambda it: controller_gate(controller, it, link),
+        flow_limits(link),
+        door_limits(link),
+        tls_at(address, link.tls),
+        task_status,
     )
 
 
@@ -72,7 +76,12 @@ async def serve_executor(
     if is_in_process(address):
         await serve_here(address, executor, task_status)
     await _serve(
-        address, lambda it: inference_gate(executor, it, link), link, MAX_PEERS, task_status
+        address,
+        lambda it: inference_gate(executor, it, link),
+        flow_limits(link),
+        door_limits(link),
+        tls_at(address, link.tls),
+        task_status,
     )
 
 
@@ -80,12 +89,37 @@ async def serve_gateway(
     address: str,
     serving: ServingPort,
     link: LinkSettings,
+    clients: GatewaySettings = DEFAULT_CLIENTS,
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Let clients knock at `serving`; `link` is the one with clients. The rest as above."""
+    """Let clients knock at `serving`; the rest as with `serve_controller`.
+
+    What `clients` says of their connections stands in place of what `link` says.
+    """
     await _serve(
-        address, lambda it: serving_gate(serving, it, link), link, MAX_CLIENTS, task_status
+        address,
+        lambda it: serving_gate(serving, it, link),
+        attrs.evolve(flow_limits(link), max_calls_per_s=clients.max_calls_per_s),
+        attrs.evolve(
+            door_limits(link),
+            max_connections=clients.max_connections,
+            max_connections_per_address=clients.max_connections_per_address,
+        ),
+        tls_at(address, clients.tls),
+        task_status,
+    )
+
+
+def door_limits(link: LinkSettings) -> DoorLimits:
+    """Say what all connections of one listener may take; peers may all be on one host."""
+    return DoorLimits(
+        max_connections=link.max_connections,
+        max_connections_per_address=link.max_connections,
+        greeting_limit_s=link.greeting_limit_ns / SECOND,
+        message_limit_s=link.message_limit_ns / SECOND,
+        send_limit_s=link.send_limit_ns / SECOND,
+        handshake_limit_s=link.handshake_limit_ns / SECOND,
     )
 
 
@@ -107,20 +141,14 @@ def serving_gate(serving: ServingPort, link: KjConnection, _: LinkSettings) -> A
 async def _serve(
     address: str,
     make_bootstrap: Callable[[KjConnection], Any],
-    link: LinkSettings,
-    max_connections: int,
+    limits: FlowLimits,
+    door: DoorLimits,
+    tls: ServerTls | None,
     task_status: trio.TaskStatus[str],
 ) -> None:
-    tls = tls_at(address, link.tls)
     async with shared_kj():
         await serve(
-            listen_at(address),
-            make_bootstrap,
-            flow_limits(link),
-            max_connections=max_connections,
-            tls=tls,
-            handshake_limit_s=link.handshake_limit_ns / SECOND,
-            task_status=task_status,
+            listen_at(address), make_bootstrap, limits, door=door, tls=tls, task_status=task_status
         )
 
 

@@ -13,6 +13,7 @@ from cw.errors import ConfigError, PeerDisconnected, RemoteFailed
 from cw.rpc.kj_address import address_of, listen, parse_address
 from cw.rpc.kj_connection import connect
 from cw.rpc.kj_flow import FlowLimits
+from cw.rpc.kj_guard import DoorLimits
 from cw.rpc.kj_loop import open_kj
 from cw.rpc.kj_serve import serve
 from tests.actor.kj_probe import Probe, dial_raw, process, schema, served_here, until
@@ -150,7 +151,9 @@ async def test_connections_past_the_bound_wait_their_turn():
             made.append(Probe(connection))
             return made[-1]
 
-        nursery.start_soon(lambda: serve(listener, make_bootstrap, max_connections=1))
+        nursery.start_soon(
+            lambda: serve(listener, make_bootstrap, door=DoorLimits(max_connections=1))
+        )
         async with connect(address) as first:
             await first.bootstrap(schema.Probe).echo(b"x")
             async with connect(address) as second:

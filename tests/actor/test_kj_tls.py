@@ -16,6 +16,7 @@ from cw.config import LinkSettings, TlsSettings
 from cw.errors import ConfigError, PeerDisconnected
 from cw.rpc.kj_address import listen
 from cw.rpc.kj_connection import connect
+from cw.rpc.kj_guard import DoorLimits
 from cw.rpc.kj_loop import open_kj
 from cw.rpc.kj_serve import serve
 from cw.rpc.server import tls_at
@@ -49,7 +50,7 @@ async def served(settings, *, handshake_limit_s=10):
                     listen("tcp:127.0.0.1:0"),
                     Probe,
                     tls=tls,
-                    handshake_limit_s=handshake_limit_s,
+                    door=DoorLimits(handshake_limit_s=handshake_limit_s),
                     task_status=task_status,
                 )
 
@@ -115,7 +116,7 @@ async def test_bytes_on_the_wire_show_nothing(authority):
 
         async def both(client):
             server = await trio.open_tcp_stream("127.0.0.1", port)
-            async with trio.open_nursery() as nursery:
+            async with client, server, trio.open_nursery() as nursery:
                 nursery.start_soon(tap, client, server)
                 nursery.start_soon(tap, server, client)
 
