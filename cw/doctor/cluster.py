@@ -88,7 +88,8 @@ def _silent(facts: ClusterFacts) -> Finding:
         expected="a gateway that describes its cluster",
         why="nobody is served by this address",
         mend="tools/devcluster up   starts one here; elsewhere see that the gateway runs, listens "
-        "on this address (ss -ltnp) and that no firewall lies between; its log says more",
+        "on this address (ss -ltnp) and that no firewall lies between; its log says more. A "
+        "tenant's key is given by --key or CW_KEY",
     )
 
 
