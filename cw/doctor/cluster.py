@@ -7,7 +7,7 @@ import attrs
 from cw.config import SchedulerSettings
 from cw.doctor.finding import Finding, Verdict, ok
 from cw.messages import ClusterStatus, ModelState
-from cw.units import MS, format_ms
+from cw.units import MS, SECOND, format_ms
 
 ANSWER_WITHIN_NS = 100 * MS
 """For a gateway to describe the cluster: it asks the controller, and neither may be stalled."""
@@ -28,9 +28,9 @@ class RecordFacts:
     joins: int
     """How often it joined the present controller: more than once means it was lost between."""
     clock_offset_ns: int
-    """Cluster time less its own clock, at its last action."""
+    """Cluster time less its own clock, at its last action; clocks begin at any number."""
     clock_error_ns: int
-    """Bound on the error of that, either way: the worst of the span."""
+    """Bound on the error of that, either way: the mean of all actions' in the span."""
     runs: int
     """INFERs with requests."""
     overruns: int
@@ -150,7 +150,7 @@ def _executors(facts: ClusterFacts, status: ClusterStatus) -> Finding:
     found = f"{len(names)} joined" if names else "none joined"
     asked = facts.executors_asked
     if names and (asked is None or len(names) >= asked):
-        return ok("executors", f"{found}: {_some(names)}")
+        return ok("executors", f"{found}: {_some(sorted(names))}")
     return Finding(
         check="executors",
         verdict=Verdict.WARNING if names else Verdict.PROBLEM,
@@ -212,8 +212,8 @@ def _clocks(records: tuple[RecordFacts, ...]) -> Finding:
     each = sorted(records, key=lambda record: -record.clock_error_ns)
     found = _some(
         [
-            f"{record.executor} {format_ms(record.clock_offset_ns)} "
-            f"± {format_ms(record.clock_error_ns)}"
+            f"{record.executor} ± {format_ms(record.clock_error_ns)} "
+            f"(offset {record.clock_offset_ns / SECOND:,.3f} s)"
             for record in each
         ]
     )

@@ -151,7 +151,7 @@ def test_records_of_the_last_minutes_are_summed_up(tmp_path):
         for number in (1, 2)
     ]
     shown = [
-        record(3, start_ns=3 * SECOND, clock_error_ns=5 * MS),
+        record(3, start_ns=3 * SECOND, clock_error_ns=6 * MS - 4000),
         record(4, start_ns=4 * SECOND, slots=0, took_ns=9 * MS),
         record(5, start_ns=5 * SECOND, outcome="tooLate", took_ns=9 * MS),
     ]
@@ -168,7 +168,7 @@ def test_records_of_the_last_minutes_are_summed_up(tmp_path):
             executor="executor-0",
             joins=2,
             clock_offset_ns=OFFSET_NS,
-            clock_error_ns=5 * MS,
+            clock_error_ns=6 * MS // 5,  # of five records, four of which say 1000
             runs=3,
             overruns=2,
             worst_model="slow",

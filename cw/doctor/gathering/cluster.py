@@ -103,13 +103,15 @@ class _Sum:
     ids: set[int] = attrs.field(factory=set)
     overruns: Counter[str] = attrs.field(factory=Counter)
     clock_offset_ns: int = 0
-    clock_error_ns: int = 0
+    records: int = 0
+    clock_error_sum_ns: int = 0
 
     def add(self, record: ActionRecord) -> None:
         """Count a record."""
         self.ids.add(record.executor_id)
         self.clock_offset_ns = record.clock_offset_ns
-        self.clock_error_ns = max(self.clock_error_ns, record.clock_error_ns)
+        self.records += 1
+        self.clock_error_sum_ns += record.clock_error_ns
         if record.kind == "INFER" and record.slots and record.outcome == Outcome.OK.value:
             self.runs += 1
             if record.device_ns > record.expected_ns:
@@ -121,7 +123,7 @@ class _Sum:
             executor=executor,
             joins=len(self.ids),
             clock_offset_ns=self.clock_offset_ns,
-            clock_error_ns=self.clock_error_ns,
+            clock_error_ns=self.clock_error_sum_ns // max(1, self.records),
             runs=self.runs,
             overruns=self.overruns.total(),
             worst_model=self.overruns.most_common(1)[0][0] if self.overruns else "",
