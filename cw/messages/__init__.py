@@ -103,9 +103,11 @@ from cw.messages.status import (
     Ledger,
 )
 from cw.messages.uploads import UploadOffer
+from cw.messages.usage import MODEL_OWNER, UsageBatch, UsageEntry, UsageRecord
 from cw.messages.versions import Route, RouteOrder, Share, VersionRole, VersionStatus
 
 __all__ = [
+    "MODEL_OWNER",
     "NO_DEADLINE_NS",
     "NO_TENANT",
     "Abandon",
@@ -184,6 +186,9 @@ __all__ = [
     "Timing",
     "Unload",
     "UploadOffer",
+    "UsageBatch",
+    "UsageEntry",
+    "UsageRecord",
     "VersionRole",
     "VersionStatus",
     "Window",

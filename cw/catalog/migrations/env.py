@@ -2,6 +2,7 @@
 
 from alembic import context
 
+from cw.catalog import usage  # noqa: F401  its tables stand in METADATA once it is imported
 from cw.catalog.tables import METADATA
 
 context.configure(
