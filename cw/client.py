@@ -39,6 +39,7 @@ from cw.messages import (
     Timing,
 )
 from cw.rpc.client import connect_serving
+from cw.rpc.failover import connect_any
 from cw.rpc.ports import ServingPort, TenantPort
 from cw.units import MS, SECOND, format_ms, parse_duration_ns
 
@@ -276,7 +277,8 @@ async def connect(
     """Connect to a gateway and log in.
 
     Args:
-        address: ``tcp:HOST:PORT``, ``tls:HOST:PORT`` or ``unix:PATH``.
+        address: ``tcp:HOST:PORT``, ``tls:HOST:PORT`` or ``unix:PATH``; or several, with commas in
+            between: when the gateway that is used dies, what is asked next goes to another.
         key: The tenant's key; empty for the default tenant.
         link: Bounds on what is in flight.
         tls: Whom to trust at a ``tls:`` address, and the certificate to show where one is asked
@@ -289,7 +291,12 @@ async def connect(
         AccessDenied: The key opens nothing.
     """
     link = link or LinkSettings()
-    async with connect_serving(address, attrs.evolve(link, tls=tls or link.tls)) as serving:
+    link = attrs.evolve(link, tls=tls or link.tls)
+    if "," in address:
+        async with connect_any([word.strip() for word in address.split(",")], link) as gateways:
+            yield Client(gateways, await gateways.login(key))
+        return
+    async with connect_serving(address, link) as serving:
         tenant: TenantPort | None = None
         with trio.move_on_after(_LOGIN_S):
             tenant = await serving.login(key)

@@ -66,6 +66,10 @@ class QuotaExceeded(RequestInvalid):
     """It would take a tenant, or an executor's pages, past a bound. Free some of it, or raise it."""
 
 
+class CatalogFailed(CwError):
+    """The catalog's database did not take an order, of which nothing was done. Mend it; retry."""
+
+
 class ProtocolViolation(CwError):
     """The peer sent what the protocol forbids. Drop the peer: its state can't be trusted."""
 

@@ -7,6 +7,7 @@
 # were taken in, so that nobody ever waits for a peer to decide. A call carries all that had piled
 # up since the one before, and messages are taken in the order told.
 
+using Catalog = import "catalog.capnp";
 using Common = import "common.capnp";
 using Exec = import "executor.capnp";
 
@@ -38,8 +39,10 @@ interface GatewaySession @0x82da4cecf4242e95 {
   # A sign of life of both sides, and a reading of the controller's clock. `sentNs` is on the
   # caller's own monotonic clock.
 
-  addModel @2 (spec :Common.ModelSpec) -> ();
-  # Register a model whose archive is in the store. Answered at once; `modelStatus` shows how far
+  addModel @2 (spec :Common.ModelSpec, hold :Bool) -> (spec :Common.ModelSpec);
+  # Register a version of a model, whose archive is in the store; gives it back with its number. The
+  # first of a name is current at once, a later one when it is ready, or not at all when `hold` says
+  # so. Answered at once; `modelStatus` shows how far
   # it has come. Raises ModelConflict or ProgramNotAllowed.
 
   removeModel @3 (modelId :Common.ModelId) -> ();
@@ -49,6 +52,20 @@ interface GatewaySession @0x82da4cecf4242e95 {
   # Raises UnknownModel.
 
   status @5 () -> (status :Common.ClusterStatus);
+
+  versions @6 (name :Text) -> (versions :List(Common.VersionStatus));
+  # Describe a name's versions, the oldest first. Raises UnknownModel.
+
+  routeModel @7 (order :Common.RouteOrder) -> (versions :List(Common.VersionStatus));
+  # Change what a name stands for. Raises UnknownModel, UnknownVersion or RequestInvalid.
+
+  catalog @8 (order :Catalog.CatalogOrder) -> (answer :Catalog.CatalogAnswer);
+  # Read or change the catalog. Raises RequestInvalid, UnknownTenant, UnknownModel, ModelConflict or
+  # QuotaExceeded.
+
+  meter @9 (batch :UsageBatch) -> (through :UInt64);
+  # Hand over what was used. The answer says up to which number the catalog has all of that life's
+  # records; what lies behind it is told again. Raises CatalogFailed.
 }
 
 interface ExecutorSession @0xe0298fa0fa03df7c {
@@ -57,6 +74,9 @@ interface ExecutorSession @0xe0298fa0fa03df7c {
   tell @0 (results :List(Exec.ActionResult)) -> ();
 
   ping @1 (sentNs :Int64) -> (pong :Common.Pong);
+  # As in `GatewaySession`.
+
+  meter @2 (batch :UsageBatch) -> (through :UInt64);
   # As in `GatewaySession`.
 }
 
@@ -187,6 +207,23 @@ struct Notices {
   executorsJoined @2 :List(ExecutorAddress);
   executorsLost @3 :List(Common.ExecutorId);
   decisions @4 :List(Decision);
+
+  routes @5 :List(Route);
+  # After the models that are added, before those that are removed.
+
+  directory @6 :List(Catalog.DirectoryChange);
+  # Before all the others: nobody is to see a model before it is known whose it is.
+}
+
+struct Route {
+  # Who gets the requests for a name that ask for no version.
+
+  name @0 :Text;
+
+  current @1 :Common.ModelId;
+  # Gets what the shares leave.
+
+  shares @2 :List(Common.Share);
 }
 
 struct ExecutorAddress {
@@ -247,4 +284,52 @@ struct Assignment {
 
   position @2 :UInt32;
   # In the batch.
+}
+
+# ======================================================================================
+# Usage
+
+struct UsageBatch {
+  # Numbered records of one life of one process; the catalog adds each number once.
+
+  source @0 :Text;
+  # `executor:NAME` or `gateway:NAME`.
+
+  incarnation @1 :Common.Incarnation;
+
+  records @2 :List(UsageRecord);
+  # In the order of their numbers.
+}
+
+struct UsageRecord {
+  number @0 :UInt64;
+  # Counts from 1 in each life.
+
+  entries @1 :List(UsageEntry);
+}
+
+struct UsageEntry {
+  # What one tenant used of one model in one hour.
+
+  hour @0 :UInt32;
+  # Since 1970, UTC.
+
+  tenantId @1 :Common.TenantId;
+  # 2^32 - 1: whoever owns the model.
+
+  model @2 :Text;
+
+  gpuNs @3 :UInt64;
+  loadBytes @4 :UInt64;
+
+  residentByteMs @5 :UInt64;
+  # Bytes of weights in pages times the milliseconds that they were there.
+
+  unknown @6 :UInt64;
+  # Batches and LOADs that had begun when their executor was killed.
+
+  kept @7 :UInt64;
+  refused @8 :UInt64;
+  broken @9 :UInt64;
+  failed @10 :UInt64;
 }

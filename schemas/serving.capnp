@@ -2,6 +2,7 @@
 # What a client sees of cw: the door, and behind it the tenant's or the administrator's own
 # capability. What a client may do is what it holds; there is no "user" argument anywhere.
 
+using Catalog = import "catalog.capnp";
 using Common = import "common.capnp";
 
 interface Serving @0xf2b281eb1fa22086 {
@@ -56,6 +57,10 @@ interface Admin @0xdf8a2c430bebd230 {
 
   versions @5 (name :Text) -> (versions :List(Common.VersionStatus));
   # Describe a name's versions, the oldest first. Raises UnknownModel.
+
+  catalog @6 (order :Catalog.CatalogOrder) -> (answer :Catalog.CatalogAnswer);
+  # Tenants, their keys and quotas, and whose each model is; the errors are those of
+  # `GatewaySession.catalog`.
 }
 
 struct UploadOffer {

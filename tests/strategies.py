@@ -48,6 +48,39 @@ def model_specs():
         inputs=tuples(tensor_specs()),
         outputs=tuples(tensor_specs()),
         batch_sizes=tuples(u32s),
+        version=u32s,
+    )
+
+
+def shares():
+    return st.builds(m.Share, version=u32s, percent=u32s)
+
+
+def routes():
+    return st.builds(m.Route, name=texts, current=u64s, shares=tuples(shares()))
+
+
+def route_orders():
+    return st.builds(
+        m.RouteOrder, name=texts, switch_to=u32s, shares=tuples(shares()), is_whole=st.booleans()
+    )
+
+
+def version_statuses():
+    return st.builds(
+        m.VersionStatus,
+        version=u32s,
+        model_id=u64s,
+        role=st.sampled_from(m.VersionRole),
+        percent=u32s,
+        is_previous=st.booleans(),
+        detail=texts,
+    )
+
+
+def upload_offers():
+    return st.builds(
+        m.UploadOffer, manifest_sha256=texts, sizes=st.dictionaries(texts, u64s, max_size=3)
     )
 
 
@@ -127,16 +160,21 @@ def answers():
         st.fixed_dictionaries({"failure": failures()}),
     )
     return st.builds(
-        lambda timing, promised, said: m.Answer(timing=timing, promised=promised, **said),
+        lambda timing, promised, version, said: m.Answer(
+            timing=timing, promised=promised, version=version, **said
+        ),
         timings(),
         st.booleans(),
+        u32s,
         said,
     )
 
 
 def infer_calls():
     tensor = st.builds(m.Tensor, name=texts, datatype=texts, shape=tuples(instants), data=tensors)
-    return st.builds(m.InferCall, model=texts, inputs=tuples(tensor), slo_ns=durations)
+    return st.builds(
+        m.InferCall, model=texts, inputs=tuples(tensor), slo_ns=durations, version=u32s
+    )
 
 
 # --- actions --------------------------------------------------------------------------------------
@@ -226,6 +264,7 @@ def notices():
         m.Notices,
         models_added=tuples(model_specs(), max_size=2),
         models_removed=tuples(u64s),
+        routes=tuples(routes(), max_size=2),
         executors_joined=tuples(address),
         executors_lost=tuples(u64s),
         decisions=tuples(decisions()),

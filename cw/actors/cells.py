@@ -23,9 +23,15 @@ from cw.actors.clock import now_ns
 from cw.actors.gateway import GatewayActor
 from cw.config import GatewaySettings
 from cw.core.cells import CellLoad, choose_cells
+from cw.core.directory import Directory
+from cw.core.routes import Routes
 from cw.errors import PeerDisconnected, UnknownModel
 from cw.messages import (
+    NO_TENANT,
     Answer,
+    CatalogAnswer,
+    CatalogOrder,
+    CatalogVerb,
     CellStatus,
     ClusterStatus,
     Epoch,
@@ -39,6 +45,9 @@ from cw.messages import (
     ModelStatus,
     Refusal,
     RefusalReason,
+    RouteOrder,
+    TenantId,
+    VersionStatus,
 )
 from cw.rpc.ports import GatewaySession
 
@@ -77,6 +86,16 @@ class CellRouter:
             cell.lost = partial(_move_waiting, cell)
 
     @property
+    def routes(self) -> Routes:
+        """Which versions there are of what may be asked for, as the first cell has told."""
+        return self.cells[0].routes
+
+    @property
+    def directory(self) -> Directory:
+        """As the first cell's controller has told; all of them read one catalog."""
+        return self.cells[0].directory
+
+    @property
     def settings(self) -> GatewaySettings:
         """Bounds on what is open in one cell."""
         return self.cells[0].settings
@@ -102,18 +121,20 @@ class CellRouter:
             await first.wait()
             task_status.started()
 
-    async def infer(self, call: InferCall, *, arrival_ns: int) -> Answer:
+    async def infer(
+        self, call: InferCall, *, arrival_ns: int, tenant_id: TenantId = NO_TENANT
+    ) -> Answer:
         """See `GatewayActor.infer`; refused in one cell, a request may be tried in another, once.
 
         A cell is asked at once or after the first one's refusal; the deadline stays what it was.
         """
         cells = self._choose(call.model)
-        answer = await cells[0].infer(call, arrival_ns=arrival_ns)
+        answer = await cells[0].infer(call, arrival_ns=arrival_ns, tenant_id=tenant_id)
         if len(cells) == 1 or answer.refusal is None or answer.refusal.reason not in _ELSEWHERE:
             return answer
         if call.slo_ns is not None and now_ns() - arrival_ns >= call.slo_ns:
             return _broken(answer) if answer.promised else answer
-        second = await cells[1].infer(call, arrival_ns=arrival_ns)
+        second = await cells[1].infer(call, arrival_ns=arrival_ns, tenant_id=tenant_id)
         if second.refusal is None:
             return second
         if answer.promised:
@@ -177,15 +198,46 @@ class CellSessions:
             )
         return there
 
-    async def add_model(self, spec: ModelSpec) -> None:
-        """Register a model with each cell; again is a no-op.
+    async def add_model(self, spec: ModelSpec, *, hold: bool = False) -> ModelSpec:
+        """Register a version of a model with each cell; again is a no-op.
 
         Raises:
             PeerDisconnected: A cell can't be reached; nothing is served wrongly, add it again.
             ModelConflict: The name is taken by other contents.
         """
         for session in self._all():
-            await session.add_model(spec)
+            numbered = await session.add_model(spec, hold=hold)
+        return numbered
+
+    async def versions(self, name: str) -> Sequence[VersionStatus]:
+        """Ask the first cell: all of them were told the same.
+
+        Raises:
+            PeerDisconnected: A cell can't be reached.
+        """
+        return await self._all()[0].versions(name)
+
+    async def route_model(self, order: RouteOrder) -> Sequence[VersionStatus]:
+        """Change what a name stands for in each cell; each switches when it is ready itself.
+
+        Raises:
+            PeerDisconnected: A cell can't be reached.
+        """
+        for session in self._all():
+            versions = await session.route_model(order)
+        return versions
+
+    async def catalog(self, order: CatalogOrder) -> CatalogAnswer:
+        """Have the first cell carry it out, and the others read what became of it.
+
+        Raises:
+            PeerDisconnected: A cell can't be reached.
+        """
+        first, *others = self._all()
+        answer = await first.catalog(order)
+        for session in others:
+            await session.catalog(CatalogOrder(verb=CatalogVerb.REREAD))
+        return answer
 
     async def remove_model(self, model_id: ModelId) -> None:
         """Take a model out of each cell that holds it.

@@ -17,9 +17,13 @@ import attrs
 import trio
 
 from cw.actors.alarm import Alarm
+from cw.actors.catalog_keeper import CatalogKeeper
 from cw.actors.clock import now_ns, trio_time
 from cw.actors.controller_sessions import ControllerForExecutor, ControllerForGateway
+from cw.actors.controller_standing import StandingOrders
 from cw.actors.delegate import ExecutorDelegate, GatewayDelegate, Pulse
+from cw.actors.version_desk import NoFiles, VersionDesk, VersionFiles
+from cw.catalog.catalog import Catalog
 from cw.config import LinkSettings
 from cw.core.commands import (
     AnnounceModel,
@@ -39,10 +43,12 @@ from cw.core.events import (
     TimerFired,
 )
 from cw.core.scheduler import Scheduler
-from cw.errors import ModelConflict, UnknownModel
+from cw.core.versions import ModelVersions
+from cw.errors import UnknownModel
 from cw.messages import (
     CancelSlot,
     ClusterStatus,
+    DirectoryChange,
     Epoch,
     ExecutorAddress,
     ExecutorHello,
@@ -53,7 +59,10 @@ from cw.messages import (
     GatewayWelcome,
     ModelId,
     ModelSpec,
+    ModelState,
     ModelStatus,
+    Route,
+    UsageBatch,
 )
 from cw.rpc.ports import ExecutorPort, ExecutorSession, GatewayPort, GatewaySession
 
@@ -68,15 +77,22 @@ class ControllerActor:
         core: The scheduler, which this actor alone touches.
         epoch: This reign; larger than any before it.
         link: Bounds on the peers' silence.
-        models: What the catalog holds at the start.
+        models: What the catalog holds at the start: each the only version of its name.
+        versions: The same where versions are kept: a record, and its versions in service.
+        files: Where versions are kept.
     """
 
     core: Scheduler
     epoch: Epoch
     link: LinkSettings
     models: Sequence[ModelSpec] = ()
-    _catalog: dict[ModelId, ModelSpec] = attrs.field(factory=dict, init=False)
-    _by_name: dict[str, ModelId] = attrs.field(factory=dict, init=False)
+    versions: Sequence[tuple[ModelVersions, tuple[ModelSpec, ...]]] = ()
+    files: VersionFiles = attrs.field(factory=NoFiles)
+    catalog: Catalog | None = None
+    """Of tenants; without one, everybody is the default tenant."""
+    keeper: CatalogKeeper | None = attrs.field(default=None, init=False)
+    desk: VersionDesk = attrs.field(init=False)
+    """Which versions names stand for."""
     _events: list[Event] = attrs.field(factory=list, init=False)
     _wake: trio.Event = attrs.field(factory=trio.Event, init=False)
     _gateways: dict[GatewayId, GatewayDelegate] = attrs.field(factory=dict, init=False)
@@ -88,13 +104,33 @@ class ControllerActor:
     _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
     _closed: trio.Event = attrs.field(factory=trio.Event, init=False)
 
+    def __attrs_post_init__(self) -> None:
+        if self.catalog is not None:
+            self.keeper = CatalogKeeper(self.catalog, StandingOrders(self))
+        self.desk = VersionDesk(
+            files=self.files,
+            link=self.link,
+            serve=self._serve,
+            withdraw=self._withdraw,
+            tell_route=self._tell_route,
+        )
+
     async def run(self, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Decide until cancelled."""
         for spec in self.models:
-            self._register(spec)
+            alone = {spec.version: spec.model_id}
+            record = ModelVersions(
+                name=spec.name, ids=alone, current=spec.version, next_number=spec.version + 1
+            )
+            self.desk.restore(record, (spec,))
+        for record, specs in self.versions:
+            self.desk.restore(record, specs)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                self.desk.start(nursery)
+                if self.keeper is not None:
+                    await self.keeper.start()
                 nursery.start_soon(self._watch_silence)
                 task_status.started()
                 await self._decide(nursery)
@@ -138,6 +174,7 @@ class ControllerActor:
                     self._executors[executor_id].port.close()
             case AnnounceModel(model_id=model_id, ready=ready):
                 logger.info("model id=%d ready=%s", model_id, ready)
+                self._announced(model_id, ready)
             case _:
                 assert_never(command)
 
@@ -156,40 +193,46 @@ class ControllerActor:
         self._events.extend(events)
         self._wake.set()
 
+    async def take_usage(self, batch: UsageBatch) -> int:
+        """See `GatewaySession.meter`."""
+        if self.catalog is None:
+            return 0  # it stays where it is
+        return await trio.to_thread.run_sync(self.catalog.add_usage, batch)
+
     # --- the catalog ------------------------------------------------------------------------------
 
-    def _register(self, spec: ModelSpec) -> None:
-        self._catalog[spec.model_id] = spec
-        self._by_name[spec.name] = spec.model_id
+    def _serve(self, spec: ModelSpec) -> None:
         for gateway in self._gateways.values():
             gateway.add_model(spec)
         self.put(ModelAdded(spec=spec))
 
-    async def add_model(self, spec: ModelSpec) -> None:
-        """See `GatewaySession.add_model`; adding the same model again is a no-op."""
-        existing = self._by_name.get(spec.name)
-        if existing == spec.model_id:
-            return
-        if existing is not None:
-            raise ModelConflict(
-                f"a model named {spec.name!r} exists with other contents; "
-                "remove it first, or add this one under another name"
-            )
-        self._register(spec)
-
-    async def remove_model(self, model_id: ModelId) -> None:
-        """See `GatewaySession.remove_model`."""
-        spec = self._catalog.pop(model_id, None)
-        if spec is None:
-            raise UnknownModel(f"no model has the id {model_id}")
-        del self._by_name[spec.name]
+    def _withdraw(self, model_id: ModelId) -> None:
         for gateway in self._gateways.values():
             gateway.models_removed.append(model_id)
         self.put(ModelRemoved(model_id=model_id))
 
+    def tell_directory(self, change: DirectoryChange) -> None:
+        """Tell all gateways of tenants, keys and models' owners."""
+        for gateway in self._gateways.values():
+            gateway.directory.append(change)
+        self.put()  # flushes it
+
+    def _tell_route(self, route: Route) -> None:
+        for gateway in self._gateways.values():
+            gateway.routes.append(route)
+        self.put()  # flushes it
+
+    def _announced(self, model_id: ModelId, is_ready: bool) -> None:
+        if is_ready:
+            self.desk.became_ready(model_id)
+        elif self.desk.serves(model_id):
+            status = self.core.model_status(model_id, now_ns=now_ns())
+            why = status.detail if status.state is ModelState.FAILED else None
+            self.desk.became_unready(model_id, why)
+
     async def model_status(self, model_id: ModelId) -> ModelStatus:
         """See `GatewaySession.model_status`."""
-        if model_id not in self._catalog:
+        if not self.desk.serves(model_id):
             raise UnknownModel(f"no model has the id {model_id}")
         await self._caught_up()
         return self.core.model_status(model_id, now_ns=now_ns())
@@ -220,7 +263,10 @@ class ControllerActor:
             gateway_id = GatewayId(self._next_gateway)
         self._next_gateway = max(self._next_gateway, gateway_id + 1)
         delegate = GatewayDelegate(name=hello.name, port=gateway, pulse=Pulse(now_ns()))
-        delegate.models_added.extend(self._catalog.values())
+        if self.keeper is not None:
+            delegate.directory.append(self.keeper.whole)
+        delegate.models_added.extend(self.desk.served)
+        delegate.routes.extend(self.desk.routes)
         delegate.executors_joined.extend(
             ExecutorAddress(executor_id=executor_id, address=executor.address)
             for executor_id, executor in self._executors.items()

@@ -8,9 +8,12 @@ import attrs
 from cw.actors.clock import now_ns
 from cw.actors.delegate import ExecutorDelegate, GatewayDelegate
 from cw.core.events import ActionDone, RequestArrived
-from cw.errors import PeerDisconnected
+from cw.errors import PeerDisconnected, RequestInvalid
 from cw.messages import (
     ActionResult,
+    CatalogAnswer,
+    CatalogOrder,
+    CatalogVerb,
     ClusterStatus,
     Descriptor,
     ExecutorId,
@@ -19,6 +22,9 @@ from cw.messages import (
     ModelSpec,
     ModelStatus,
     Pong,
+    RouteOrder,
+    UsageBatch,
+    VersionStatus,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +54,11 @@ class Session:
         self._hear()
         return Pong(received_ns=received_ns, replied_ns=now_ns())
 
+    async def meter(self, batch: UsageBatch) -> int:
+        """See `GatewaySession.meter`."""
+        self._hear()
+        return await self.controller.take_usage(batch)
+
     async def wait_closed(self) -> None:
         """Return once the peer is gone."""
         await self.delegate.port.wait_closed()
@@ -71,13 +82,32 @@ class ControllerForGateway(Session):
             )
         )
 
-    async def add_model(self, spec: ModelSpec) -> None:
+    async def add_model(self, spec: ModelSpec, *, hold: bool = False) -> ModelSpec:
         """See `GatewaySession.add_model`."""
-        await self.controller.add_model(spec)
+        return await self.controller.desk.add(spec, hold=hold)
+
+    async def versions(self, name: str) -> Sequence[VersionStatus]:
+        """See `GatewaySession.versions`."""
+        return self.controller.desk.statuses(name)
+
+    async def route_model(self, order: RouteOrder) -> Sequence[VersionStatus]:
+        """See `GatewaySession.route_model`."""
+        return await self.controller.desk.order(order)
 
     async def remove_model(self, model_id: ModelId) -> None:
         """See `GatewaySession.remove_model`."""
-        await self.controller.remove_model(model_id)
+        name = self.controller.desk.name_of(model_id)
+        await self.controller.desk.remove(model_id)
+        if self.controller.keeper is not None and name is not None:
+            await self.controller.keeper.forget(name)
+
+    async def catalog(self, order: CatalogOrder) -> CatalogAnswer:
+        """See `GatewaySession.catalog`."""
+        if self.controller.keeper is None:
+            if order.verb is CatalogVerb.CLAIM_MODEL:
+                return CatalogAnswer()  # it is the default tenant's, as everything is
+            raise RequestInvalid("this cluster has no catalog: everybody is its default tenant")
+        return await self.controller.keeper.order(order)
 
     async def model_status(self, model_id: ModelId) -> ModelStatus:
         """See `GatewaySession.model_status`."""

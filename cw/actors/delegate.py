@@ -14,6 +14,7 @@ from cw.messages import (
     Action,
     CancelSlot,
     Decision,
+    DirectoryChange,
     Epoch,
     ExecutorAddress,
     ExecutorId,
@@ -21,6 +22,7 @@ from cw.messages import (
     ModelSpec,
     Notices,
     Orders,
+    Route,
 )
 from cw.rpc.ports import ExecutorPort, GatewayPort
 
@@ -44,8 +46,10 @@ class GatewayDelegate:
     """When it last gave a sign of life, on the controller's clock."""
     is_lost: bool = False
     """The controller has given it up."""
+    directory: list[DirectoryChange] = attrs.field(factory=list)
     models_added: list[ModelSpec] = attrs.field(factory=list)
     models_removed: list[ModelId] = attrs.field(factory=list)
+    routes: list[Route] = attrs.field(factory=list)
     executors_joined: list[ExecutorAddress] = attrs.field(factory=list)
     executors_lost: list[ExecutorId] = attrs.field(factory=list)
     decisions: list[Decision] = attrs.field(factory=list)
@@ -62,14 +66,18 @@ class GatewayDelegate:
         """Tell what has gathered, if anything."""
         if not (
             self.decisions
+            or self.directory
             or self.models_added
             or self.models_removed
+            or self.routes
             or self.executors_joined
             or self.executors_lost
         ):
             return
         notices = Notices(
+            directory=tuple(self.directory),
             models_added=tuple(self.models_added),
+            routes=tuple(self.routes),
             models_removed=tuple(self.models_removed),
             executors_joined=tuple(self.executors_joined),
             executors_lost=tuple(self.executors_lost),
@@ -77,8 +85,10 @@ class GatewayDelegate:
         )
         for gathered in (
             self.decisions,
+            self.directory,
             self.models_added,
             self.models_removed,
+            self.routes,
             self.executors_joined,
             self.executors_lost,
         ):

@@ -1,42 +1,50 @@
 """Doors: what a gateway lets its clients do. Capabilities: what a client holds is what it may do.
 
 `ServingDoor` only authenticates. A tenant's door infers and looks; an administrator's adds and
-removes models. Uploads are written to the store's staging folder and become a model by one commit,
-so that a client that vanishes half way leaves nothing behind.
+removes models, and says which version a name stands for.
 
-Neighbours: `gateway.py` (requests), `cw/models/store.py` (archives; blocking, so used in threads).
+Neighbours: `gateway.py` (requests), `uploads.py` (archives on their way), `cw/models/store.py`
+(blocking, so used in threads).
 """
 
 import hmac
 import logging
-from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
 import trio
 
-from cw.actors.clock import now_ns
-from cw.actors.gateway import GatewayActor
+from cw.actors.front import Front, registry_of
+from cw.actors.meters import GatewayMeter
+from cw.actors.tenant_door import TenantDoor
+from cw.actors.uploads import UploadDesk
 from cw.errors import (
     AccessDenied,
-    ArchiveInvalid,
     ManifestInvalid,
-    ModelConflict,
-    OutboxFull,
-    PeerDisconnected,
     RequestInvalid,
     UnknownModel,
 )
-from cw.messages import Answer, ClusterStatus, InferCall, ModelId, ModelSpec, ModelStatus
-from cw.models.archive import FILE_BYTES_MAX, read_manifest
+from cw.messages import (
+    NO_TENANT,
+    CatalogAnswer,
+    CatalogOrder,
+    CatalogVerb,
+    ModelSpec,
+    RouteOrder,
+    TenantId,
+    UploadOffer,
+    VersionStatus,
+)
 from cw.models.store import ModelStore
-from cw.rpc.ports import AdminPort, GatewaySession, UploadPort
-from cw.units import format_bytes
+from cw.rpc.ports import AdminPort, UploadPort
 
 logger = logging.getLogger(__name__)
 
+_NO_KEY: Final = (
+    "this cluster has tenants: give a key with --key, CW_KEY or 'Authorization: Bearer'"
+)
+_WRONG_KEY: Final = "this key opens nothing here: it was mistyped, revoked, or is another cluster's"
 _NOTICE_S: Final = 1.0
 """A controller that is silent for so long is lost, and its successor tells of all models anew."""
 _NOTICE_POLL_S: Final = 0.001
@@ -50,20 +58,45 @@ class ServingDoor:
         gateway: Behind it.
         store: Where models go.
         admin_key: Opens the administrator's door; empty means that nothing does.
-        uploads_max: Uploads open at a time, all clients together.
+        meter: Writes down how requests end, if anybody does.
     """
 
-    gateway: GatewayActor
+    gateway: Front
     store: ModelStore
     admin_key: str
-    uploads_max: int = 16
-    uploads_open: int = attrs.field(default=0, init=False)
+    meter: GatewayMeter | None = None
 
-    async def login(self, key: str) -> "TenantDoor":
-        """See `ServingPort.login`."""
-        if key and not self._is_admin(key):
-            raise AccessDenied("this cluster has no tenant with that key; use the empty key")
-        return TenantDoor(self.gateway)
+    _open: dict[str, TenantDoor] = attrs.field(factory=dict, init=False)
+    """By key's id: the doors of those who have logged in. The empty id's is the empty key's; as
+    many as there are keys, at most."""
+    _administrators: TenantDoor = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._administrators = TenantDoor(self.gateway, meter=self.meter)
+        self.gateway.directory.ended = self._end
+
+    async def login(self, key: str) -> TenantDoor:
+        """See `ServingPort.login`; the administrator's key opens the default tenant's door."""
+        directory = self.gateway.directory
+        if not key and not directory.has_tenants:
+            return self._door("", NO_TENANT)
+        entry = directory.open(key)
+        if entry is not None:
+            return self._door(entry.key_id, entry.tenant_id)
+        if self._is_admin(key):
+            return self._administrators
+        raise AccessDenied(_NO_KEY if not key else _WRONG_KEY)
+
+    def _door(self, key_id: str, tenant_id: TenantId) -> TenantDoor:
+        door = self._open.get(key_id)
+        if door is None:
+            door = self._open[key_id] = TenantDoor(self.gateway, tenant_id, self.meter)
+        return door
+
+    def _end(self, key_ids: set[str]) -> None:
+        for key_id in key_ids & self._open.keys():
+            logger.info("ended sessions of key=%s", key_id or "(none)")
+            self._open.pop(key_id).end()
 
     async def admin(self, key: str) -> AdminPort:
         """See `ServingPort.admin`."""
@@ -77,7 +110,8 @@ class ServingDoor:
     def _is_admin(self, key: str) -> bool:
         if not self.admin_key:
             return False
-        return hmac.compare_digest(key.encode(), self.admin_key.encode())
+        given = key.encode(errors="surrogatepass")
+        return hmac.compare_digest(given, self.admin_key.encode())
 
     async def wait_closed(self) -> None:
         """Never returns: the door has no connection of its own."""
@@ -87,13 +121,7 @@ class ServingDoor:
         """Nothing to hang up on."""
 
 
-def _session(gateway: GatewayActor) -> GatewaySession:
-    if gateway.session is None:
-        raise PeerDisconnected("this gateway has no controller at the moment; retry shortly")
-    return gateway.session
-
-
-async def _told(gateway: GatewayActor, name: str, model_id: ModelId | None) -> None:
+async def _told(is_known: Callable[[], bool]) -> None:
     """Wait until the controller's notice of a change has come, just behind its answer.
 
     Whoever added a model may ask for it in the next call, and whoever removed one may add another
@@ -101,45 +129,9 @@ async def _told(gateway: GatewayActor, name: str, model_id: ModelId | None) -> N
     """
     with trio.move_on_after(_NOTICE_S):
         while True:
-            spec = gateway.models.get(name)
-            if (spec.model_id if spec is not None else None) == model_id:
+            if is_known():
                 return
             await trio.sleep(_NOTICE_POLL_S)
-
-
-@attrs.define(eq=False)
-class TenantDoor:
-    """What a tenant may do; implements `TenantPort`."""
-
-    gateway: GatewayActor
-
-    async def infer(self, call: InferCall) -> Answer:
-        """See `TenantPort.infer`."""
-        return await self.gateway.infer(call, arrival_ns=now_ns())
-
-    def model_spec(self, name: str) -> ModelSpec:
-        """Describe a model, as this gateway knows it.
-
-        Raises:
-            UnknownModel: There is none of that name.
-        """
-        spec = self.gateway.models.get(name)
-        if spec is None:
-            raise UnknownModel(f"no model is named {name[:128]!r}; see 'cw model list'")
-        return spec
-
-    async def models(self) -> Sequence[ModelStatus]:
-        """See `TenantPort.models`."""
-        return (await _session(self.gateway).status()).models
-
-    async def model_status(self, name: str) -> ModelStatus:
-        """See `TenantPort.model_status`."""
-        spec = self.model_spec(name)
-        return await _session(self.gateway).model_status(spec.model_id)
-
-    async def status(self) -> ClusterStatus:
-        """See `TenantPort.status`."""
-        return await _session(self.gateway).status()
 
 
 @attrs.define(eq=False)
@@ -148,20 +140,50 @@ class AdminDoor:
 
     door: ServingDoor
 
-    async def begin_upload(self) -> UploadPort:
+    @property
+    def _uploads(self) -> UploadDesk:
+        return UploadDesk(
+            store=self.door.store,
+            settings=self.door.gateway.settings,
+            owner="admin",
+            check=lambda: registry_of(self.door.gateway),
+            register=self._register,
+        )
+
+    async def _register(self, spec: ModelSpec, hold: bool) -> ModelSpec:
+        gateway = self.door.gateway
+        await self.catalog(
+            CatalogOrder(verb=CatalogVerb.CLAIM_MODEL, model=spec.name, host_bytes=spec.image_bytes)
+        )
+        served = await registry_of(gateway).add_model(spec, hold=hold)
+        await _told(
+            lambda: served.model_id in {it.model_id for it in gateway.routes.versions(spec.name)}
+        )
+        return served
+
+    async def begin_upload(self, offer: UploadOffer) -> UploadPort:
         """See `AdminPort.begin_upload`."""
-        if self.door.uploads_open >= self.door.uploads_max:
-            raise OutboxFull(
-                f"{self.door.uploads_open} uploads are open, which is this gateway's bound; "
-                "finish or discard one first"
-            )
-        self.door.uploads_open += 1
-        try:
-            staged = await trio.to_thread.run_sync(self.door.store.stage)
-        except BaseException:
-            self.door.uploads_open -= 1
-            raise
-        return Upload(self.door, staged)
+        return await self._uploads.begin(offer)
+
+    async def resume_upload(self, token: str) -> UploadPort:
+        """See `AdminPort.resume_upload`."""
+        return await self._uploads.resume(token)
+
+    async def versions(self, name: str) -> Sequence[VersionStatus]:
+        """See `AdminPort.versions`."""
+        return await registry_of(self.door.gateway).versions(name)
+
+    async def route_model(self, order: RouteOrder) -> Sequence[VersionStatus]:
+        """See `AdminPort.route_model`."""
+        with trio.CancelScope(shield=True):
+            versions = await registry_of(self.door.gateway).route_model(order)
+        return versions
+
+    async def catalog(self, order: CatalogOrder) -> CatalogAnswer:
+        """See `AdminPort.catalog`."""
+        with trio.CancelScope(shield=True):
+            answer = await registry_of(self.door.gateway).catalog(order)
+        return answer
 
     async def allow_program(self, program_sha256: str) -> None:
         """See `AdminPort.allow_program`."""
@@ -180,100 +202,6 @@ class AdminDoor:
             raise UnknownModel(f"no model is named {name[:128]!r}; see 'cw model list'")
         # To the end, whoever hangs up: what stays in the store is back with the next controller.
         with trio.CancelScope(shield=True):
-            await _session(gateway).remove_model(spec.model_id)
-            with suppress(UnknownModel):  # then somebody else has removed its files already
-                await trio.to_thread.run_sync(self.door.store.remove, name)
-            await _told(gateway, name, None)
+            await registry_of(gateway).remove_model(spec.model_id)
+            await _told(lambda: spec not in gateway.routes.versions(name))
         logger.info("removed model=%s", name)
-
-
-@attrs.define(eq=False)
-class Upload:
-    """One archive on its way into the store; implements `UploadPort`.
-
-    Calls take turns in the order of their coming, also those that a client does not wait for: two
-    pieces of one file must not change places, nor a piece come into a folder that is being deleted.
-    """
-
-    door: ServingDoor
-    staged: Path
-    _turn: trio.StrictFIFOLock = attrs.field(factory=trio.StrictFIFOLock, init=False)
-    _written: dict[str, int] = attrs.field(factory=dict, init=False)
-    _ended: bool = attrs.field(default=False, init=False)
-
-    async def write(self, file: str, data: bytes) -> None:
-        """See `UploadPort.write`."""
-        async with self._turn:
-            self._check_open()
-            bound = FILE_BYTES_MAX.get(file)
-            if bound is None:
-                names = ", ".join(FILE_BYTES_MAX)
-                raise ArchiveInvalid(f"an archive has the files {names}; got {file[:128]!r}")
-            written = self._written.get(file, 0) + len(data)
-            if written > bound:
-                raise ArchiveInvalid(
-                    f"{file} may have at most {format_bytes(bound)}; the upload outgrew that"
-                )
-            bound = self.door.gateway.settings.max_upload_bytes
-            if sum(self._written.values()) + len(data) > bound:
-                raise ArchiveInvalid(
-                    f"an upload may have at most {format_bytes(bound)} (max_upload of the "
-                    "gateway's settings); this one outgrew that"
-                )
-            await trio.to_thread.run_sync(_append, self.staged / file, data)
-            self._written[file] = written
-
-    async def commit(self) -> ModelSpec:
-        """See `UploadPort.commit`."""
-        async with self._turn:
-            self._check_open()
-            session = _session(self.door.gateway)
-            try:
-                spec = await self._add(session)
-            finally:
-                await self._end()
-        logger.info("added model=%s bytes=%d", spec.name, spec.image_bytes)
-        return spec
-
-    async def _add(self, session: GatewaySession) -> ModelSpec:
-        manifest = await trio.to_thread.run_sync(read_manifest, self.staged)
-        existing = self.door.gateway.models.get(manifest.name)
-        if existing is not None and existing.model_id != manifest.to_spec().model_id:
-            # Asked before the store is touched: the served version must not change under it.
-            raise ModelConflict(
-                f"a model named {manifest.name!r} exists with other contents; "
-                "remove it first, or add this one under another name"
-            )
-        # To the end, whoever hangs up: a stored model of which no controller knows could be neither
-        # used nor removed. A controller that does not answer is found out by the heartbeat.
-        with trio.CancelScope(shield=True):
-            stored = await trio.to_thread.run_sync(self.door.store.commit, self.staged)
-            spec = stored.manifest.to_spec()
-            await session.add_model(spec)
-            await _told(self.door.gateway, spec.name, spec.model_id)
-        return spec
-
-    async def discard(self) -> None:
-        """See `UploadPort.discard`."""
-        with trio.CancelScope(shield=True):
-            async with self._turn:
-                await self._end()
-
-    async def _end(self) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        try:
-            with trio.CancelScope(shield=True), suppress(OSError):
-                await trio.to_thread.run_sync(self.door.store.discard, self.staged)
-        finally:
-            self.door.uploads_open -= 1
-
-    def _check_open(self) -> None:
-        if self._ended:
-            raise ArchiveInvalid("this upload has ended; begin another")
-
-
-def _append(path: Path, data: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(data)

@@ -7,7 +7,23 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from cw.config import GatewaySettings
-from cw.messages import Answer, ClusterStatus, InferCall, ModelId, ModelSpec, ModelStatus
+from cw.core.directory import Directory
+from cw.core.routes import Routes
+from cw.errors import PeerDisconnected
+from cw.messages import (
+    NO_TENANT,
+    Answer,
+    CatalogAnswer,
+    CatalogOrder,
+    ClusterStatus,
+    InferCall,
+    ModelId,
+    ModelSpec,
+    ModelStatus,
+    RouteOrder,
+    TenantId,
+    VersionStatus,
+)
 
 
 class Registry(Protocol):
@@ -37,6 +53,10 @@ class Registry(Protocol):
         """See `GatewaySession.status`."""
         ...
 
+    async def catalog(self, order: CatalogOrder) -> CatalogAnswer:
+        """See `GatewaySession.catalog`."""
+        ...
+
 
 class Front(Protocol):
     """A gateway, as its doors see it."""
@@ -48,7 +68,17 @@ class Front(Protocol):
 
     @property
     def models(self) -> Mapping[str, ModelSpec]:
-        """By name: what may be asked for now."""
+        """By name: the current version of what may be asked for now."""
+        ...
+
+    @property
+    def routes(self) -> Routes:
+        """Which versions there are of it."""
+        ...
+
+    @property
+    def directory(self) -> Directory:
+        """Who the tenants are, and what each may see."""
         ...
 
     @property
@@ -56,6 +86,19 @@ class Front(Protocol):
         """Whom to tell of models; None while nobody can be told."""
         ...
 
-    async def infer(self, call: InferCall, *, arrival_ns: int) -> Answer:
-        """Answer a request, exactly once, by its deadline."""
+    async def infer(
+        self, call: InferCall, *, arrival_ns: int, tenant_id: TenantId = NO_TENANT
+    ) -> Answer:
+        """Answer a tenant's request, exactly once, by its deadline."""
         ...
+
+
+def registry_of(front: Front) -> Registry:
+    """Say whom to tell.
+
+    Raises:
+        PeerDisconnected: Nobody can be told now.
+    """
+    if front.session is None:
+        raise PeerDisconnected("this gateway has no controller at the moment; retry shortly")
+    return front.session

@@ -25,11 +25,13 @@ from cw.actors.heartbeat import keep_heartbeat
 from cw.actors.open_requests import OpenRequest, OpenRequests
 from cw.config import GatewaySettings, LinkSettings
 from cw.core.clock_sync import ClockSync
+from cw.core.directory import Directory
 from cw.core.intake import check_slo, match_inputs, unknown_model, unknown_version
 from cw.core.routes import Routes
 from cw.errors import CwError, OutboxFull, PeerDisconnected, ProtocolViolation
 from cw.messages import (
     NO_DEADLINE_NS,
+    NO_TENANT,
     Abandon,
     Answer,
     Assign,
@@ -52,6 +54,7 @@ from cw.messages import (
     Refuse,
     RequestId,
     Settled,
+    TenantId,
     Timing,
     request_id_for,
 )
@@ -92,6 +95,8 @@ class GatewayActor:
     dial_controller: DialController
     dial_executor: DialExecutor
     lost: Callable[[], object] = lambda: None
+    directory: Directory = attrs.field(factory=Directory, init=False)
+    """Who the tenants are. Kept while there is no controller: who was let in stays so."""
     routes: Routes = attrs.field(factory=Routes, init=False)
     """What may be asked for now, and which version of it a request gets."""
     session: GatewaySession | None = attrs.field(default=None, init=False)
@@ -230,6 +235,8 @@ class GatewayActor:
     def tell(self, notices: Notices) -> None:
         """See `GatewayPort.tell`."""
         assert self._nursery is not None, "the gateway must run before it is told anything"
+        for change in notices.directory:
+            self.directory.apply(change)
         for spec in notices.models_added:
             self.routes.add(spec)
         for route in notices.routes:
@@ -271,14 +278,17 @@ class GatewayActor:
 
     # --- towards the clients ----------------------------------------------------------------------
 
-    async def infer(self, call: InferCall, *, arrival_ns: int) -> Answer:
+    async def infer(
+        self, call: InferCall, *, arrival_ns: int, tenant_id: TenantId = NO_TENANT
+    ) -> Answer:
         """Answer a request, exactly once, by its deadline.
 
         Args:
             call: As it came.
             arrival_ns: When the whole of it was there, on this process's clock.
+            tenant_id: Whose it is; who it is may ask for this model.
         """
-        admitted = self._admit(call, arrival_ns)
+        admitted = self._admit(call, arrival_ns, tenant_id)
         if not isinstance(admitted, OpenRequest):
             return _unopened(arrival_ns, admitted)
         try:
@@ -291,7 +301,9 @@ class GatewayActor:
         finally:
             self._settle(admitted)
 
-    def _admit(self, call: InferCall, arrival_ns: int) -> OpenRequest | Refusal | Failure:
+    def _admit(
+        self, call: InferCall, arrival_ns: int, tenant_id: TenantId
+    ) -> OpenRequest | Refusal | Failure:
         """Take in a call whose answer needs the controller, or answer it here and now."""
         if self.session is None or self._gateway_id is None:
             return _NO_CONTROLLER
@@ -320,6 +332,7 @@ class GatewayActor:
             deadline_ns=NO_DEADLINE_NS if slo_ns is None else arrival_ns + slo_ns,
             tensors=tensors,
             size_bytes=size_bytes,
+            tenant_id=tenant_id,
         )
         self.book.add(request)
         untold = self._tell(self._descriptor(request))
@@ -342,6 +355,7 @@ class GatewayActor:
             model_id=request.spec.model_id,
             arrival_ns=clock.to_cluster_ns(request.arrival_ns),
             deadline_ns=deadline_ns,
+            tenant_id=request.tenant_id,
             attempt=request.attempt,
             promised=request.promised,
         )

@@ -14,6 +14,7 @@ from cw.actors.clock import now_ns
 from cw.config import GatewaySettings
 from cw.messages import (
     NO_DEADLINE_NS,
+    NO_TENANT,
     Answer,
     Attempt,
     ExecutorId,
@@ -24,6 +25,7 @@ from cw.messages import (
     RefusalReason,
     RequestId,
     SettledAs,
+    TenantId,
     Timing,
 )
 from cw.units import format_bytes, format_ms
@@ -43,6 +45,7 @@ class OpenRequest:
     tensors: tuple[bytes | memoryview, ...]
     """In the order of the model's inputs."""
     size_bytes: int
+    tenant_id: TenantId = NO_TENANT
     attempt: Attempt = _FIRST_ATTEMPT
     promised: bool = False
     predicted_finish_ns: int = 0

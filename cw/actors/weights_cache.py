@@ -20,7 +20,7 @@ from cw.core.pages import PagePool
 from cw.core.residency import Residency, ResidencyTable, Step
 from cw.devices.device import Device, DeviceReport
 from cw.errors import ArchiveInvalid, CwError
-from cw.messages import ModelId, ModelSpec, Window, model_id_for
+from cw.messages import ModelId, ModelSpec, Window
 from cw.models.store import ModelStore
 
 
@@ -63,14 +63,7 @@ class StoreLocator:
             ) from exc
 
     def _locate(self, model: ModelSpec) -> ModelFiles:
-        stored = self.store.get(model.name)
-        manifest = stored.manifest
-        found = model_id_for(model.name, manifest.program_sha256, manifest.weights_sha256)
-        if found != model.model_id:
-            raise ArchiveInvalid(
-                f"expected model {model.name!r} with the contents of id {model.model_id}, the "
-                f"store has those of id {found}: it was replaced; remove it and add it again"
-            )
+        stored = self.store.version(model.name, model.model_id)
         actual = _sha256_of(stored.program_path)
         if actual != model.program_sha256:
             raise ArchiveInvalid(

@@ -23,10 +23,14 @@ from cw.actors.doors import ServingDoor
 from cw.actors.executor import ExecutorActor
 from cw.actors.executor_host import ExecutorHost
 from cw.actors.gateway import GatewayActor
+from cw.actors.meters import ExecutorMeter, GatewayMeter, UsageSender
 from cw.actors.profile_keeper import ProfileKeeper, load_profiles
 from cw.actors.telemetry import Telemetry
 from cw.actors.uploads import sweep_uploads
+from cw.actors.version_desk import StoreVersions
 from cw.actors.weights_cache import StoreLocator
+from cw.catalog.catalog import Catalog
+from cw.catalog.database import default_url
 from cw.cli.process import Ready
 from cw.config import ClusterSettings, ExecutorSettings, restore_settings
 from cw.core.scheduler import Scheduler
@@ -38,6 +42,7 @@ from cw.errors import ConfigError
 from cw.http.door import HttpDoor
 from cw.http.server import serve_http
 from cw.messages import Epoch, Incarnation
+from cw.metering.journal import Journal
 from cw.models.store import ModelStore
 from cw.rpc.client import connect_controller, connect_executor
 from cw.rpc.server import listen_at, serve_controller, serve_executor, serve_gateway, tls_at
@@ -52,6 +57,7 @@ class Surroundings:
 
         settings.json   all settings            store/       models (cw/models/store.py)
         admin.key       the administrator's     logs/        one file per process
+        catalog.db      tenants, unless the settings name another database
     """
 
     folder: Path
@@ -97,6 +103,9 @@ async def controller(around: Surroundings, listen: str, ready: Ready) -> None:
     versions = await trio.to_thread.run_sync(
         lambda: [(record, store.in_service(record)) for record in records]
     )
+    stored = [(spec.name, spec.image_bytes) for _, specs in versions for spec in specs]
+    url = settings.catalog.url or default_url(around.folder)
+    catalog = await trio.to_thread.run_sync(Catalog.open, url, stored)
     # A later reign has a larger number, on whichever machine it begins: wall-clock milliseconds.
     epoch = Epoch(time.time_ns() // 1_000_000)
     core = Scheduler(
@@ -110,7 +119,8 @@ async def controller(around: Surroundings, listen: str, ready: Ready) -> None:
         epoch=epoch,
         link=settings.link,
         versions=versions,
-        files=store,
+        files=StoreVersions(store),
+        catalog=catalog,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(actor.run)
@@ -150,8 +160,12 @@ async def gateway(
     ]
     # One alone answers for itself: a choice of one would only be in the way of each request.
     actor = cells[0] if len(cells) == 1 else CellRouter(cells)
-    door = ServingDoor(actor, around.store, around.admin_key)
+    journal = open_journal(around, "gateway", name)
+    door = ServingDoor(actor, around.store, around.admin_key, GatewayMeter(journal))
+    # One catalog alone may add what was used, or it would be added twice: the first cell's.
+    sender = UsageSender(journal.path.parent, journal, lambda: cells[0].session)
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender.run)
         await nursery.start(actor.run)
         nursery.start_soon(sweep_uploads, around.store, settings.gateway)
         serve = partial(serve_gateway, listen, door, settings.link, settings.gateway)
@@ -187,12 +201,14 @@ async def executor(
     device = await open_device(
         attrs.evolve(settings.executor, cores=device_cores), seed=zlib.crc32(name.encode())
     )
+    journal = open_journal(around, "executor", name)
+    meter = ExecutorMeter(journal)
     try:
         async with trio.open_nursery() as nursery:
             actor = ExecutorActor(
                 name=name,
-                # Later lives have larger numbers, as epochs do.
-                incarnation=Incarnation(time.time_ns() // 1_000_000),
+                incarnation=journal.incarnation,
+                meter=meter,
                 device=device,
                 locate=StoreLocator(around.store),
                 dial=lambda: connect_controller(controller_address, settings.link),
@@ -200,6 +216,8 @@ async def executor(
                 link=settings.link,
                 telemetry=Telemetry(around.folder / "logs" / f"{name}.actions.jsonl"),
             )
+            sender = UsageSender(journal.path.parent, journal, lambda: actor.session, meter.tick)
+            nursery.start_soon(sender.run)
             serve = partial(serve_executor, listen, actor.data_port, settings.link)
             address = await nursery.start(serve)
             await nursery.start(partial(actor.run, data_address=address))
@@ -309,6 +327,16 @@ async def executors(
             )
             await nursery.start(partial(actor.run, data_address=address))
         ready({"address": address, "executors": len(numbers), "device": profile.name})
+
+
+def open_journal(around: Surroundings, kind: str, name: str) -> Journal:
+    """Open the usage journal of a life of a process that begins now."""
+    return Journal(
+        around.folder / "usage" / f"{kind}-{name}",
+        source=f"{kind}:{name}",
+        # Later lives have larger numbers, as epochs do.
+        incarnation=Incarnation(time.time_ns() // 1_000_000),
+    )
 
 
 async def open_device(settings: ExecutorSettings, *, seed: int) -> Device:

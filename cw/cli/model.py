@@ -1,10 +1,14 @@
-"""Pack, add, list, show and remove models.
+"""Pack, add, list, show, route and remove models.
 
 Examples:
   cw model pack example:minilm --out minilm/
   cw model pack mypackage.nets:make_net --input image:FP32:3x224x224 --output logits --out net/
   cw model add minilm/ --allow-program
   cw model list
+  cw model add newer-minilm/ --no-switch
+  cw model route minilm v2=10%
+  cw model route minilm --promote
+  cw model rollback minilm
 """
 
 import argparse
@@ -36,14 +40,14 @@ from cw.cli.common import (
     run_async,
 )
 from cw.cli.status import model_json, models_table
+from cw.cli.upload import send_archive
+from cw.cli.versions import rollback, route, share, version, versions, wait_current
 from cw.client import Client
-from cw.errors import ConfigError, CwError
-from cw.messages import ModelState, ModelStatus
-from cw.models.archive import FILE_BYTES_MAX, open_checked, read_manifest
+from cw.errors import ConfigError, UnknownVersion
+from cw.messages import ModelSpec, ModelState, ModelStatus
+from cw.models.archive import FILE_BYTES_MAX, read_manifest
 from cw.rpc.ports import AdminPort
-from cw.units import MiB
 
-_CHUNK_BYTES = 4 * MiB
 _UPLOADS_MAX = 4
 """Models added side by side: enough to keep the store busy while executors prepare."""
 _POLL_S = 0.05
@@ -75,13 +79,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="put their programs on the allow-list: torch loads those as code, with no check of "
         "their operators, so only for archives whose maker you trust",
     )
+    add.add_argument(
+        "--no-switch",
+        action="store_true",
+        help="of a name that exists: keep the current version; 'cw model route' gives this one "
+        "a share of the requests",
+    )
     add.add_argument("--no-wait", action="store_true", help="do not wait for the profile")
     listing = verbs.add_parser("list", help="list the models")
     show = verbs.add_parser("show", help="show one model and its profile")
     remove = verbs.add_parser("remove", help="remove models; what is promised is still answered")
-    show.add_argument("name", metavar="NAME")
+    listed = verbs.add_parser("versions", help="show which versions a name has, and their roles")
+    back = verbs.add_parser("rollback", help="make an earlier version of a name current")
+    back.add_argument("--to", type=version, metavar="V", help="by default the one before")
+    canary = verbs.add_parser("route", help="give versions beside the current one their shares")
+    canary.add_argument("--promote", action="store_true", help="make the canary current")
+    canary.add_argument("--abort", action="store_true", help="end all canaries")
+    for verb in (show, listed, back, canary):
+        verb.add_argument("name", metavar="NAME")
+    canary.add_argument("shares", type=share, nargs="*", metavar="V=PERCENT")
     remove.add_argument("names", nargs="+", metavar="NAME")
-    for verb in (add, listing, show, remove):
+    for verb in (add, listing, show, remove, listed, back, canary):
         add_connection(verb)
 
 
@@ -91,7 +109,15 @@ def run(args: argparse.Namespace) -> int:
         from cw.cli.pack import pack  # needs torch, the rest does not
 
         return pack(args)
-    work = {"add": _add, "list": _list, "show": _show, "remove": _remove}[args.verb]
+    work = {
+        "add": _add,
+        "list": _list,
+        "show": _show,
+        "remove": _remove,
+        "versions": versions,
+        "rollback": rollback,
+        "route": route,
+    }[args.verb]
     run_async(work, args)
     return 0
 
@@ -135,6 +161,7 @@ async def _add(args: argparse.Namespace) -> None:
             folders,
             allow_program=args.allow_program,
             wait=not args.no_wait,
+            hold=args.no_switch,
         )
     if args.json:
         print_json({"models": [model_json(model) for model in added]})
@@ -151,6 +178,7 @@ class _Adding:
     progress: Progress
     limit: trio.CapacityLimiter
     wait: bool
+    hold: bool
     added: dict[Path, ModelStatus] = attrs.field(factory=dict)
 
 
@@ -161,6 +189,7 @@ async def add_models(
     *,
     allow_program: bool,
     wait: bool = True,
+    hold: bool = False,
 ) -> list[ModelStatus]:
     """Upload archives side by side and wait until they are profiled, with progress bars.
 
@@ -180,7 +209,7 @@ async def add_models(
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=people) as progress:
-        adding = _Adding(client, admin, progress, trio.CapacityLimiter(_UPLOADS_MAX), wait)
+        adding = _Adding(client, admin, progress, trio.CapacityLimiter(_UPLOADS_MAX), wait, hold)
         if len(folders) == 1:
             await _add_one(adding, folders[0])
         else:
@@ -198,33 +227,45 @@ async def _add_counted(adding: _Adding, folder: Path, total: TaskID) -> None:
 
 
 async def _add_one(adding: _Adding, folder: Path) -> None:
-    upload = await adding.admin.begin_upload()
     size_bytes = sum((folder / name).stat().st_size for name in FILE_BYTES_MAX)
     bar = adding.progress.add_task(f"  {folder.name}: uploading", total=size_bytes)
-    try:
-        for file in FILE_BYTES_MAX:
-            with open_checked(folder / file) as source:  # no links, no pipes
-                while chunk := source.read(_CHUNK_BYTES):
-                    await upload.write(file, chunk)
-                    adding.progress.advance(bar, len(chunk))
-        spec = await upload.commit()
-    except CwError:
-        with trio.CancelScope(shield=True):
-            await upload.discard()
-        raise
-    adding.progress.update(bar, description=f"  {spec.name}: profiling", total=None, completed=0)
+
+    def resumed(had_bytes: int) -> None:
+        adding.progress.advance(bar, had_bytes)
+        people.print(f"{folder.name}: resumed at {100 * had_bytes // max(1, size_bytes)} %")
+
+    spec = await send_archive(
+        adding.admin,
+        folder,
+        hold=adding.hold,
+        resumed=resumed,
+        advance=lambda more_bytes: adding.progress.advance(bar, more_bytes),
+    )
+    label = f"  {spec.name} v{spec.version}: profiling"
+    adding.progress.update(bar, description=label, total=None, completed=0)
+    adding.added[folder] = await _profiled(adding, spec, bar)
+    if adding.wait and not adding.hold and spec.version > 1:
+        await wait_current(adding.admin, spec.name, spec.version)
+    adding.progress.remove_task(bar)
+
+
+async def _profiled(adding: _Adding, spec: ModelSpec, bar: TaskID) -> ModelStatus:
+    """Wait until a version is measured, if that is wanted."""
     patience = trio.current_time() + _PATIENCE_S
     while True:
-        status = await adding.client.model(spec.name)
+        try:
+            status = await adding.client.model(spec.name, spec.version)
+        except UnknownVersion:
+            # It was given up, or another took its place: its record says which.
+            await wait_current(adding.admin, spec.name, spec.version)
+            raise
         adding.progress.update(bar, completed=status.steps_done, total=status.steps_total or None)
         if status.state is ModelState.FAILED:
             raise ConfigError(f"{spec.name} could not be prepared: {status.detail}")
         if status.state is ModelState.READY or not adding.wait:
-            break
+            return status
         if trio.current_time() > patience:
             patience = math.inf
             if not (await adding.client.status()).executors:
                 people.print(f"{spec.name} waits for an executor: none is alive")
         await trio.sleep(_POLL_S)
-    adding.progress.remove_task(bar)
-    adding.added[folder] = status

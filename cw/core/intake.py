@@ -38,6 +38,18 @@ def unknown_model(name: str, known: Sequence[str]) -> Failure:
     )
 
 
+def unknown_version(call: InferCall, known: Sequence[ModelSpec]) -> Failure:
+    """Describe a version that is not in service, with those that are."""
+    numbers = ", ".join(str(spec.version) for spec in known)
+    return Failure(
+        kind=FailureKind.UNKNOWN_MODEL,
+        message=(
+            f"version {call.version} of {call.model!r} is not in service; those are: {numbers}. "
+            f"Leave the version out, or see 'cw model versions {call.model}'"
+        ),
+    )
+
+
 def match_inputs(spec: ModelSpec, call: InferCall) -> tuple[bytes | memoryview, ...] | Failure:
     """Put a call's tensors into the model's order, each checked by name, datatype, shape and size.
 

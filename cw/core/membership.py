@@ -9,6 +9,7 @@ Neighbours: `scheduler.py` maps events to these steps; `registration.py` brings 
 
 import attrs
 
+from cw.core import standing
 from cw.core.books import Books, ExecutorBooks, ModelBooks
 from cw.core.commands import AnnounceModel, DropExecutor
 from cw.core.dispatch import Dispatcher
@@ -49,6 +50,7 @@ class Membership:
                 f"{len(self.books.models)} models are the bound (max_models); remove some, or "
                 "raise it"
             )
+            self.dispatcher.commands.append(AnnounceModel(model_id=model_id, ready=False))
         self.books.models[model_id] = model
         if model.state is not ModelState.FAILED:
             self.registrar.refill(model)
@@ -130,3 +132,4 @@ class Membership:
                 self.forget_if_done(model)
             else:
                 self.registrar.refill(model)
+                standing.want_pinned(self.books, model)

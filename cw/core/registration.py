@@ -31,6 +31,7 @@ from typing import Final
 
 import attrs
 
+from cw.core import standing
 from cw.core.books import Books, ExecutorBooks, ModelBooks, Place, Stage
 from cw.core.commands import AnnounceModel
 from cw.core.dispatch import Dispatcher
@@ -228,9 +229,10 @@ class Registrar:
                 model.state = ModelState.READY
                 self._announce(model, ready=True)
         elif stages == {Stage.FAILED}:
-            if model.state is ModelState.READY:
-                self._announce(model, ready=False)
+            was_failed = model.state is ModelState.FAILED
             model.state = ModelState.FAILED
+            if not was_failed:
+                self._announce(model, ready=False)
 
     def _announce(self, model: ModelBooks, *, ready: bool) -> None:
         command = AnnounceModel(model_id=model.model_id, ready=ready)
@@ -355,6 +357,7 @@ class Registrar:
         if not model.serving:
             index = place.executor.wanted if model.queue else place.executor.fresh
             index[model.model_id] = place
+            standing.want_pinned(self.books, model)
 
 
 def _move(place: Place, stage: Stage) -> None:

@@ -1,7 +1,7 @@
 """What the door says of a model: metadata, Triton's configuration, statistics."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -10,15 +10,18 @@ from cw.messages import Answer, Datatype, ModelSpec, TensorSpec
 
 _ROUNDING: Final = 1e-6
 """Thirds do not add up to one exactly."""
-VERSION: Final = "1"
-"""Of every model: a model's name has one version at a time."""
 
 
-def metadata(spec: ModelSpec) -> Mapping[str, Any]:
-    """Describe a model as the protocol does; shapes are of one sample."""
+def metadata(spec: ModelSpec, versions: Sequence[ModelSpec]) -> Mapping[str, Any]:
+    """Describe a model as the protocol does; shapes are of one sample.
+
+    Args:
+        spec: The version that was asked for, or the current one.
+        versions: All that are in service.
+    """
     return {
         "name": spec.name,
-        "versions": [VERSION],
+        "versions": [str(each.version) for each in versions],
         "platform": "cw",
         "inputs": [_tensor(tensor) for tensor in spec.inputs],
         "outputs": [_tensor(tensor) for tensor in spec.outputs],
@@ -92,12 +95,12 @@ class Statistics:
         self.queue.add(max(0, timing.total_ns - timing.device_ns))
         self.compute.add(timing.device_ns)
 
-    def shown(self, name: str) -> dict[str, Any]:
+    def shown(self, name: str, version: int) -> dict[str, Any]:
         """Show them as the protocol's statistics extension does."""
         nothing = Count().shown()
         return {
             "name": name,
-            "version": VERSION,
+            "version": str(version),
             "last_inference": self.last_ms,
             "inference_count": self.success.count,
             "execution_count": math.ceil(self.batches - _ROUNDING),

@@ -12,7 +12,7 @@ import attrs
 
 from cw.config import HttpSettings
 from cw.errors import AccessDenied, PeerDisconnected, UnknownModel
-from cw.http.described import VERSION, Statistics, configuration, metadata
+from cw.http.described import Statistics, configuration, metadata
 from cw.http.exchange import HttpError, HttpRequest, HttpResponse, json_response
 from cw.http.infer import read_request, write_answer
 from cw.messages import Answer, InferCall, ModelSpec, ModelState, ModelStatus
@@ -25,8 +25,16 @@ MODELS_COUNTED_MAX: Final = 65_536
 class Tenant(Protocol):
     """What the door needs of a tenant's capability."""
 
-    def model_spec(self, name: str) -> ModelSpec:
+    def model_spec(self, name: str, version: int = 0) -> ModelSpec:
         """Describe a model that may be asked for; raises `UnknownModel`."""
+        ...
+
+    def model_versions(self, name: str) -> Sequence[ModelSpec]:
+        """Describe its versions that are in service."""
+        ...
+
+    def choose_version(self, name: str, version: int) -> ModelSpec:
+        """Choose the version that the next request gets; raises `UnknownModel`."""
         ...
 
     async def infer(self, call: InferCall) -> Answer:
@@ -37,7 +45,7 @@ class Tenant(Protocol):
         """List the models that may be asked for."""
         ...
 
-    async def model_status(self, name: str) -> ModelStatus:
+    async def model_status(self, name: str, version: int = 0) -> ModelStatus:
         """Describe one of them; raises `UnknownModel`."""
         ...
 
@@ -59,7 +67,7 @@ class HttpDoor:
     login: Login
     settings: HttpSettings
     version: str
-    _statistics: dict[str, Statistics] = attrs.field(factory=dict, init=False)
+    _statistics: dict[tuple[str, int], Statistics] = attrs.field(factory=dict, init=False)
 
     async def answer(self, request: HttpRequest) -> HttpResponse:
         """Answer one request.
@@ -82,24 +90,28 @@ class HttpDoor:
             raise HttpError(503, str(exc), retry_after_s=1) from exc
 
     async def _of_tenant(self, request: HttpRequest, tenant: Tenant) -> HttpResponse:
-        match (request.method, _without_version(request.path)):
+        path, version = _parted(request.path)
+        match (request.method, path):
             case ("POST", ("v2", "models", name, "infer")):
-                return await self._infer(request, tenant, name)
+                return await self._infer(request, tenant, name, version)
             case ("GET" | "HEAD", ("v2", "health", "ready")):
                 await tenant.models()
                 return json_response({"ready": True})
             case ("GET", ("v2", "models", "stats")):
-                names = [status.spec.name for status in await tenant.models()]
-                return json_response({"model_stats": [self._stats(name) for name in names]})
+                specs = [status.spec for status in await tenant.models()]
+                return json_response({"model_stats": [self._stats(spec) for spec in specs]})
             case ("GET", ("v2", "models", name)):
-                return json_response(metadata(tenant.model_spec(name)))
+                spec = tenant.model_spec(name, version)
+                return json_response(metadata(spec, tenant.model_versions(name)))
             case ("GET" | "HEAD", ("v2", "models", name, "ready")):
-                return await _readiness(tenant, name)
+                return await _readiness(tenant, name, version)
             case ("GET", ("v2", "models", name, "config")):
-                return json_response(configuration(tenant.model_spec(name)))
+                return json_response(configuration(tenant.model_spec(name, version)))
             case ("GET", ("v2", "models", name, "stats")):
-                tenant.model_spec(name)
-                return json_response({"model_stats": [self._stats(name)]})
+                specs = [tenant.model_spec(name, version)]
+                if not version:
+                    specs = list(tenant.model_versions(name))
+                return json_response({"model_stats": [self._stats(spec) for spec in specs]})
             case ("POST", ("v2", "repository", "index")):
                 return json_response([_indexed(status) for status in await tenant.models()])
         raise HttpError(
@@ -123,38 +135,42 @@ class HttpDoor:
         except AccessDenied as exc:
             raise HttpError(401, str(exc)) from exc
 
-    async def _infer(self, request: HttpRequest, tenant: Tenant, name: str) -> HttpResponse:
-        spec = tenant.model_spec(name)
+    async def _infer(
+        self, request: HttpRequest, tenant: Tenant, name: str, version: int
+    ) -> HttpResponse:
+        # Chosen here, so that the body is read, and the answer written, as this version has it.
+        spec = tenant.choose_version(name, version)
         asked = read_request(request, spec, self.settings)
         answer = await tenant.infer(asked.call)
-        counted = self._statistics.get(name)
+        counted = self._statistics.get((name, spec.version))
         if counted is None:
             if len(self._statistics) >= MODELS_COUNTED_MAX:
                 del self._statistics[next(iter(self._statistics))]
-            counted = self._statistics[name] = Statistics()
+            counted = self._statistics[name, spec.version] = Statistics()
         counted.add(answer, wall_ms=time.time_ns() // 1_000_000)
         return write_answer(asked, spec, answer)
 
-    def _stats(self, name: str) -> dict[str, Any]:
-        return self._statistics.get(name, Statistics()).shown(name)
+    def _stats(self, spec: ModelSpec) -> dict[str, Any]:
+        counted = self._statistics.get((spec.name, spec.version), Statistics())
+        return counted.shown(spec.name, spec.version)
 
 
-def _without_version(path: tuple[str, ...]) -> tuple[str, ...]:
-    """Take ``versions/1`` out of a path.
+def _parted(path: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
+    """Take ``versions/V`` out of a path; 0 if it is not there.
 
     Raises:
-        HttpError: Another version is asked for.
+        HttpError: V is no version's number.
     """
     match path:
         case ("v2", "models", name, "versions", version, *rest):
-            if version != VERSION:
-                raise HttpError(404, f"model {name[:64]!r} has the version {VERSION} only")
-            return ("v2", "models", name, *rest)
-    return path
+            if not version.isascii() or not version.isdecimal() or not 0 < int(version) < 1 << 31:
+                raise HttpError(404, f"expected a version's number, got {version[:32]!r}")
+            return ("v2", "models", name, *rest), int(version)
+    return path, 0
 
 
-async def _readiness(tenant: Tenant, name: str) -> HttpResponse:
-    status = await tenant.model_status(name)
+async def _readiness(tenant: Tenant, name: str, version: int) -> HttpResponse:
+    status = await tenant.model_status(name, version)
     if status.state is not ModelState.READY:
         raise HttpError(
             503,
@@ -169,7 +185,7 @@ def _indexed(status: ModelStatus) -> dict[str, str]:
     states = {ModelState.READY: "READY", ModelState.REGISTERING: "LOADING"}
     return {
         "name": status.spec.name,
-        "version": VERSION,
+        "version": str(status.spec.version),
         "state": states.get(status.state, "UNAVAILABLE"),
         "reason": status.detail,
     }

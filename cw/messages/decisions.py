@@ -2,6 +2,7 @@
 
 import attrs
 
+from cw.messages.catalog import DirectoryChange
 from cw.messages.ids import (
     ActionId,
     Attempt,
@@ -13,6 +14,7 @@ from cw.messages.ids import (
 )
 from cw.messages.models import ModelSpec
 from cw.messages.requests import Failure, Refusal
+from cw.messages.versions import Route
 
 
 @attrs.frozen(kw_only=True)
@@ -78,7 +80,9 @@ class ExecutorAddress:
 class Notices:
     """Controller to gateway, many to a message; fields apply in this order."""
 
+    directory: tuple[DirectoryChange, ...] = ()
     models_added: tuple[ModelSpec, ...] = ()
+    routes: tuple[Route, ...] = ()
     models_removed: tuple[ModelId, ...] = ()
     executors_joined: tuple[ExecutorAddress, ...] = ()
     executors_lost: tuple[ExecutorId, ...] = ()

@@ -75,6 +75,8 @@ class ModelSpec:
     outputs: tuple[TensorSpec, ...]
     batch_sizes: tuple[int, ...]
     """Ascending; the first is 1. A batch in between is padded up to the next."""
+    version: int = 1
+    """Which of those that have come under this name, counted from 1."""
 
     @property
     def pages(self) -> int:

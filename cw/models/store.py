@@ -4,10 +4,10 @@
 
     programs/<sha256>.pt2            shared by all models of one architecture
     programs/allowed.txt             the programs that torch may load, one sha256 a line
-    models/<name>/current            the version that is served
-    models/<name>/<version>/         model.toml and weights.safetensors, never changed
+    models/<name>/versions.json      which versions there are, and what each is for
+    models/<name>/<model id>/        a version: model.toml and weights.safetensors, never changed
     profiles/<device>/<sha256>.json  what was measured of a program on a kind of device
-    staging/                         archives that are not yet, or no longer, models
+    staging/                         archives that are not yet, or no longer, models: uploads.py
 
 A model appears, changes and disappears by one rename each, after its files have reached the
 disk: a crash at any point leaves the old state or the new one, and garbage only in ``staging``.
@@ -17,7 +17,6 @@ All functions block on the file system: an actor calls them in a thread.
 """
 
 import fcntl
-import hashlib
 import os
 import re
 import secrets
@@ -29,10 +28,11 @@ from typing import Final
 
 import attrs
 
-from cw.errors import ArchiveInvalid, ProgramNotAllowed, UnknownModel
+from cw.core.versions import ModelVersions
+from cw.errors import ArchiveInvalid, ModelConflict, ProgramNotAllowed, UnknownModel
+from cw.messages import ModelId, ModelSpec
 from cw.models.archive import (
     FILE_BYTES_MAX,
-    MANIFEST_FILE,
     PROGRAM_FILE,
     WEIGHTS_FILE,
     open_checked,
@@ -42,12 +42,13 @@ from cw.models.archive import (
 from cw.models.manifest import Manifest, check_name, check_sha256
 from cw.models.program import check_program
 from cw.models.safe_graph import read_safe_graph
+from cw.models.uploads import UPLOAD_NAME
+from cw.models.version_records import VersionRecords
+from cw.models.whole_files import sync, write_whole
 
-_CURRENT_FILE: Final = "current"
 _ALLOWED_FILE: Final = "allowed.txt"
 _LOCK_FILE: Final = ".lock"
 _FOLDERS: Final = ("programs", "models", "profiles", "staging")
-_VERSION: Final = re.compile(r"[0-9a-f]{16}")
 _DEVICE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _COMMENT_CHARS_MAX: Final = 200
 
@@ -58,13 +59,11 @@ class StoredModel:
 
     Attributes:
         manifest: As it was packed.
-        version: 16 hex digits over the manifest, which holds the hashes of the rest.
         program_path: Shared with other models.
         weights_path: The image; map it with ``image.WeightsImage``.
     """
 
     manifest: Manifest
-    version: str
     program_path: Path
     weights_path: Path
 
@@ -79,13 +78,15 @@ class ModelStore:
         self._models: Final = root / "models"
         self._profiles: Final = root / "profiles"
         self._staging: Final = root / "staging"
+        self._records: Final = VersionRecords(self._models, self._staging)
 
     def prepare(self) -> None:
-        """Make the folders and clear ``staging``, which ends uploads that are still open there."""
+        """Make the folders and clear ``staging`` of all but uploads, which may be gone on with."""
         for name in _FOLDERS:
             (self.root / name).mkdir(parents=True, exist_ok=True)
         for leftover in self._staging.iterdir():
-            _delete(leftover)
+            if not UPLOAD_NAME.fullmatch(leftover.name):
+                _delete(leftover)
 
     # --- models
 
@@ -115,16 +116,18 @@ class ModelStore:
         finally:
             _delete(staged)
 
-    def commit(self, staged: Path) -> StoredModel:
-        """Verify a staged archive and make it the current version of its model.
+    def place(self, staged: Path) -> StoredModel:
+        """Verify a staged archive and put it in its place, where nobody looks yet.
 
-        Committing the same contents again changes nothing. Older versions stay until ``prune``.
+        It is a version once `save_versions` names it, which only the controller may have done: two
+        gateways that place two versions at once leave it to decide what is current.
 
         Args:
-            staged: From ``stage``, with the three files of an archive in it. Used up.
+            staged: From ``stage`` or an upload's, with the three files of an archive. Used up.
 
         Raises:
             ArchiveInvalid, ManifestInvalid: It is not what it says.
+            ModelConflict: Its program and weights are there with another manifest.
             ProgramNotAllowed: Nobody has allowed its program, and it can't do without.
         """
         assert staged.parent == self._staging, f"not staged here: {staged}"
@@ -132,10 +135,29 @@ class ModelStore:
         if not self.is_allowed(manifest.program_sha256):
             self._check_safe(staged, manifest)
         for name in FILE_BYTES_MAX:
-            _sync(staged / name)
+            sync(staged / name)
         with self._writing():
-            version = self._move_in(staged, manifest)
-        return self._read(manifest.name, version)
+            self._move_in(staged, manifest)
+        return self.version(manifest.name, manifest.to_spec().model_id)
+
+    def commit(self, staged: Path) -> StoredModel:
+        """Place an archive and make it current at once: for a store without a controller.
+
+        Args:
+            staged: As ``place``.
+
+        Raises:
+            ArchiveInvalid, ManifestInvalid, ModelConflict, ProgramNotAllowed: As ``place``.
+        """
+        stored = self.place(staged)
+        name, model_id = stored.manifest.name, stored.manifest.to_spec().model_id
+        with self._writing():
+            record = self._records.read(name) or ModelVersions(name=name)
+            record = record.added(model_id, hold=False)
+            number = record.number_of(model_id)
+            assert number is not None
+            self._records.write(record.ready(number))
+        return self.version(name, model_id)
 
     def _check_safe(self, staged: Path, manifest: Manifest) -> None:
         """Let a program in that nobody vouches for, if executors can rebuild it from its data."""
@@ -156,15 +178,68 @@ class ModelStore:
             UnknownModel: There is none.
             ArchiveInvalid, ManifestInvalid: The store was changed by hand, or the disk is bad.
         """
-        version = self._current_version(check_name(name))
-        if version is None:
+        record = self._records.read(check_name(name))
+        if record is None:
             raise UnknownModel(f"no model {name!r} in the store at {self.root}")
-        return self._read(name, version)
+        return self.version(name, record.ids[record.current])
+
+    def version(self, name: str, model_id: ModelId) -> StoredModel:
+        """Return a version of a model, by its contents.
+
+        Raises:
+            UnknownModel: It is not in the store.
+            ArchiveInvalid, ManifestInvalid: The store was changed by hand, or the disk is bad.
+        """
+        folder = self._models / check_name(name) / version_folder(model_id)
+        if not folder.is_dir():
+            raise UnknownModel(
+                f"the store at {self.root} has no version of model {name!r} with the contents of "
+                f"id {model_id}: it was removed; add it again"
+            )
+        return self._read(name, folder)
 
     def models(self) -> tuple[StoredModel, ...]:
         """Return the current version of every model, by name."""
-        current = ((name, self._current_version(name)) for name in sorted(os.listdir(self._models)))
-        return tuple(self._read(name, version) for name, version in current if version)
+        return tuple(self.get(record.name) for record in self.records())
+
+    def records(self) -> tuple[ModelVersions, ...]:
+        """Return what is known of every model's versions, by name."""
+        records = (self._records.read(name) for name in sorted(os.listdir(self._models)))
+        return tuple(record for record in records if record is not None)
+
+    def in_service(self, record: ModelVersions) -> tuple[ModelSpec, ...]:
+        """Return the specifications of the versions that executors should have."""
+        return tuple(
+            attrs.evolve(self.spec_of(record.name, record.ids[number]), version=number)
+            for number in record.in_service
+        )
+
+    def spec_of(self, name: str, model_id: ModelId) -> ModelSpec:
+        """See `VersionFiles.spec_of`."""
+        return self.version(name, model_id).manifest.to_spec()
+
+    def save_versions(self, record: ModelVersions) -> None:
+        """Write a record down, then delete what it does not name any more.
+
+        Versions that were placed and of which no record has heard yet stay.
+
+        Raises:
+            UnknownModel: The model was removed meanwhile.
+        """
+        home = self._models / record.name
+        with self._writing():
+            before = self._records.read(record.name)
+            if before is not None and before.next_number > record.next_number:
+                raise UnknownModel(f"model {record.name!r} was changed by another controller")
+            for number in record.in_service:
+                if not (home / version_folder(record.ids[number])).is_dir():
+                    raise UnknownModel(
+                        f"version {number} of {record.name!r} was removed meanwhile; add it again"
+                    )
+            self._records.write(record)
+        gone = set(before.ids.values()) - set(record.ids.values()) if before else set()
+        for model_id in gone:
+            _delete(home / version_folder(model_id))
 
     def remove(self, name: str) -> None:
         """Remove a model with all its versions; programs and profiles stay.
@@ -176,23 +251,11 @@ class ModelStore:
         """
         grave = self._staging / secrets.token_hex(8)
         with self._writing():
-            if self._current_version(check_name(name)) is None:
+            if self._records.read(check_name(name)) is None:
                 raise UnknownModel(f"no model {name!r} in the store at {self.root}")
             (self._models / name).rename(grave)
-            _sync(self._models)
+            sync(self._models)
         _delete(grave)
-
-    def prune(self, name: str) -> int:
-        """Delete the versions of a model that are not current; return how many there were."""
-        keep = self.get(name).version
-        old = [
-            path
-            for path in (self._models / name).iterdir()
-            if _VERSION.fullmatch(path.name) and path.name != keep
-        ]
-        for path in old:
-            _delete(path)
-        return len(old)
 
     # --- programs and profiles
 
@@ -254,7 +317,7 @@ class ModelStore:
             before = path.read_text("utf-8") if path.exists() else ""
             if before and not before.endswith("\n"):
                 before += "\n"
-            _write_whole(path, f"{before}{program_sha256}  # {comment}\n", self._staging)
+            write_whole(path, f"{before}{program_sha256}  # {comment}\n", self._staging)
 
     # --- inside
 
@@ -271,63 +334,44 @@ class ModelStore:
         finally:
             os.close(descriptor)
 
-    def _move_in(self, staged: Path, manifest: Manifest) -> str:
-        """Put a verified archive, which is on the disk, in its places; return its version."""
-        os.replace(staged / PROGRAM_FILE, self.program_path(manifest.program_sha256))
-        _sync(staged)
-        _sync(self._programs)
-        version = hashlib.sha256((staged / MANIFEST_FILE).read_bytes()).hexdigest()[:16]
+    def _move_in(self, staged: Path, manifest: Manifest) -> None:
+        """Put a verified archive, which is on the disk, in its places."""
         home = self._models / manifest.name
+        place = home / version_folder(manifest.to_spec().model_id)
+        if place.exists() and read_manifest(place) != manifest:
+            raise ModelConflict(
+                f"model {manifest.name!r} has a version with the same program and weights, and "
+                "another manifest; remove the model first to change only that"
+            )
+        os.replace(staged / PROGRAM_FILE, self.program_path(manifest.program_sha256))
+        sync(staged)
+        sync(self._programs)
         if not home.exists():
             home.mkdir()
-            _sync(self._models)
-        if (home / version).exists():
+            sync(self._models)
+        if place.exists():
             _delete(staged)
         else:
-            staged.rename(home / version)
-            _sync(home)
-        _write_whole(home / _CURRENT_FILE, f"{version}\n", self._staging)
-        return version
+            staged.rename(place)
+            sync(home)
 
-    def _current_version(self, name: str) -> str | None:
-        path = self._models / name / _CURRENT_FILE
-        # Missing: no such model, or a first commit that crashed before its last step.
-        if not path.exists():
-            return None
-        version = path.read_text("utf-8").strip()
-        if not _VERSION.fullmatch(version):
-            raise ArchiveInvalid(f"{path}: expected 16 hex digits, got {version[:80]!r}")
-        return version
-
-    def _read(self, name: str, version: str) -> StoredModel:
-        folder = self._models / name / version
+    def _read(self, name: str, folder: Path) -> StoredModel:
         manifest = read_manifest(folder)
-        if manifest.name != name:
-            raise ArchiveInvalid(f"{folder}: expected model {name!r}, got {manifest.name!r}")
+        if manifest.name != name or version_folder(manifest.to_spec().model_id) != folder.name:
+            raise ArchiveInvalid(
+                f"{folder}: expected model {name!r} with the contents that the folder is named "
+                f"for, got {manifest.name!r} with others: the store was changed by hand"
+            )
         return StoredModel(
             manifest=manifest,
-            version=version,
             program_path=self.program_path(manifest.program_sha256),
             weights_path=folder / WEIGHTS_FILE,
         )
 
 
-def _write_whole(path: Path, text: str, staging: Path) -> None:
-    """Replace a small file so that a reader sees the old text or the new, never a part."""
-    draft = staging / secrets.token_hex(8)
-    draft.write_text(text, "utf-8")
-    _sync(draft)
-    os.replace(draft, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's contents, or a folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def version_folder(model_id: ModelId) -> str:
+    """Name the folder of a version: 16 hex digits."""
+    return f"{model_id:016x}"
 
 
 def _delete(path: Path) -> None:

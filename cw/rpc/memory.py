@@ -9,7 +9,7 @@ All of it stands still under `trio.testing.MockClock`, so that autojump works.
 """
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, TypeVar
 
@@ -20,6 +20,8 @@ from cw.messages import (
     BatchInputs,
     BatchOutputs,
     CancelSlot,
+    CatalogAnswer,
+    CatalogOrder,
     ClusterStatus,
     ExecutorHello,
     ExecutorWelcome,
@@ -33,6 +35,10 @@ from cw.messages import (
     Notices,
     Orders,
     Pong,
+    RouteOrder,
+    UploadOffer,
+    UsageBatch,
+    VersionStatus,
 )
 from cw.rpc.kj_errors import open_plain_nursery
 from cw.rpc.memory_link import Direction, End, Link
@@ -89,9 +95,21 @@ class MemoryGatewaySession(_Port[GatewaySession]):
         """See `GatewaySession.ping`."""
         return await self._end.ask(lambda: self._actor.ping(sent_ns))
 
-    async def add_model(self, spec: ModelSpec) -> None:
+    async def meter(self, batch: UsageBatch) -> int:
+        """See `GatewaySession.meter`."""
+        return await self._end.ask(lambda: self._actor.meter(batch))
+
+    async def add_model(self, spec: ModelSpec, *, hold: bool = False) -> ModelSpec:
         """See `GatewaySession.add_model`."""
-        await self._end.ask(lambda: self._actor.add_model(spec))
+        return await self._end.ask(lambda: self._actor.add_model(spec, hold=hold))
+
+    async def versions(self, name: str) -> Sequence[VersionStatus]:
+        """See `GatewaySession.versions`."""
+        return await self._end.ask(lambda: self._actor.versions(name))
+
+    async def route_model(self, order: RouteOrder) -> Sequence[VersionStatus]:
+        """See `GatewaySession.route_model`."""
+        return await self._end.ask(lambda: self._actor.route_model(order))
 
     async def remove_model(self, model_id: ModelId) -> None:
         """See `GatewaySession.remove_model`."""
@@ -104,6 +122,10 @@ class MemoryGatewaySession(_Port[GatewaySession]):
     async def status(self) -> ClusterStatus:
         """See `GatewaySession.status`."""
         return await self._end.ask(self._actor.status)
+
+    async def catalog(self, order: CatalogOrder) -> CatalogAnswer:
+        """See `GatewaySession.catalog`."""
+        return await self._end.ask(lambda: self._actor.catalog(order))
 
 
 class MemoryExecutor(_Port[ExecutorPort]):
@@ -125,6 +147,10 @@ class MemoryExecutorSession(_Port[ExecutorSession]):
     async def ping(self, sent_ns: int) -> Pong:
         """See `ExecutorSession.ping`."""
         return await self._end.ask(lambda: self._actor.ping(sent_ns))
+
+    async def meter(self, batch: UsageBatch) -> int:
+        """See `ExecutorSession.meter`."""
+        return await self._end.ask(lambda: self._actor.meter(batch))
 
 
 class MemoryController(_Port[ControllerPort]):
@@ -183,21 +209,39 @@ class MemoryTenant(_Port[TenantPort]):
         """See `TenantPort.models`."""
         return await self._end.ask(self._actor.models)
 
-    async def model_status(self, name: str) -> ModelStatus:
+    async def model_status(self, name: str, version: int = 0) -> ModelStatus:
         """See `TenantPort.model_status`."""
-        return await self._end.ask(lambda: self._actor.model_status(name))
+        return await self._end.ask(lambda: self._actor.model_status(name, version))
 
     async def status(self) -> ClusterStatus:
         """See `TenantPort.status`."""
         return await self._end.ask(self._actor.status)
 
+    async def wait_ended(self) -> None:
+        """See `TenantPort.wait_ended`."""
+        await self._end.ask(self._actor.wait_ended)
+
 
 class MemoryAdmin(_Port[AdminPort]):
     """Satisfies `AdminPort`."""
 
-    async def begin_upload(self) -> UploadPort:
+    async def begin_upload(self, offer: UploadOffer) -> UploadPort:
         """See `AdminPort.begin_upload`."""
-        return MemoryUpload(self._end, await self._end.ask(self._actor.begin_upload))
+        return MemoryUpload(self._end, await self._end.ask(lambda: self._actor.begin_upload(offer)))
+
+    async def resume_upload(self, token: str) -> UploadPort:
+        """See `AdminPort.resume_upload`."""
+        return MemoryUpload(
+            self._end, await self._end.ask(lambda: self._actor.resume_upload(token))
+        )
+
+    async def versions(self, name: str) -> Sequence[VersionStatus]:
+        """See `AdminPort.versions`."""
+        return await self._end.ask(lambda: self._actor.versions(name))
+
+    async def route_model(self, order: RouteOrder) -> Sequence[VersionStatus]:
+        """See `AdminPort.route_model`."""
+        return await self._end.ask(lambda: self._actor.route_model(order))
 
     async def allow_program(self, program_sha256: str) -> None:
         """See `AdminPort.allow_program`."""
@@ -207,28 +251,34 @@ class MemoryAdmin(_Port[AdminPort]):
         """See `AdminPort.remove_model`."""
         await self._end.ask(lambda: self._actor.remove_model(name))
 
+    async def catalog(self, order: CatalogOrder) -> CatalogAnswer:
+        """See `GatewaySession.catalog`."""
+        return await self._end.ask(lambda: self._actor.catalog(order))
+
 
 class MemoryUpload(_Port[UploadPort]):
-    """Satisfies `UploadPort`; thrown away when the link ends before it does."""
+    """Satisfies `UploadPort`."""
 
-    def __init__(self, end: End, actor: UploadPort) -> None:
-        super().__init__(end, actor)
-        self._ended: Final = end.at_end(actor.discard)
+    @property
+    def token(self) -> str:
+        """See `UploadPort.token`."""
+        return self._actor.token
 
-    async def write(self, file: str, data: bytes) -> None:
+    async def progress(self) -> Mapping[str, int]:
+        """See `UploadPort.progress`."""
+        return await self._end.ask(self._actor.progress)
+
+    async def write(self, file: str, data: bytes, *, offset: int, crc32: int) -> None:
         """See `UploadPort.write`."""
-        await self._end.ask(lambda: self._actor.write(file, data))
+        await self._end.ask(lambda: self._actor.write(file, data, offset=offset, crc32=crc32))
 
-    async def commit(self) -> ModelSpec:
+    async def commit(self, *, hold: bool = False) -> ModelSpec:
         """See `UploadPort.commit`."""
-        spec = await self._end.ask(self._actor.commit)
-        self._ended()
-        return spec
+        return await self._end.ask(lambda: self._actor.commit(hold=hold))
 
     async def discard(self) -> None:
         """See `UploadPort.discard`."""
         await self._end.ask(self._actor.discard)
-        self._ended()
 
 
 class MemoryNetwork:

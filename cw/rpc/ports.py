@@ -16,7 +16,7 @@ Two kinds of method:
 Nothing here times out by itself: deadlines and heartbeats belong to the actors.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -26,6 +26,8 @@ from cw.messages import (
     BatchInputs,
     BatchOutputs,
     CancelSlot,
+    CatalogAnswer,
+    CatalogOrder,
     ClusterStatus,
     ExecutorHello,
     ExecutorWelcome,
@@ -39,6 +41,10 @@ from cw.messages import (
     Notices,
     Orders,
     Pong,
+    RouteOrder,
+    UploadOffer,
+    UsageBatch,
+    VersionStatus,
 )
 
 
@@ -76,12 +82,49 @@ class GatewaySession(Peer, Protocol):
         """Show a sign of life and read the controller's clock. `sent_ns`: the caller's clock."""
         ...
 
-    async def add_model(self, spec: ModelSpec) -> None:
-        """Register a model whose archive is in the store. Returns at once; see `model_status`.
+    async def meter(self, batch: UsageBatch) -> int:
+        """Hand over what was used; answered when it is on disk.
+
+        Returns:
+            The number up to which the catalog has all records of that life.
 
         Raises:
-            ModelConflict: The name is taken by other contents.
-            ProgramNotAllowed: Its program is not on the allow-list, and can't be rebuilt safely.
+            CatalogFailed: The database did not take it.
+        """
+        ...
+
+    async def add_model(self, spec: ModelSpec, *, hold: bool = False) -> ModelSpec:
+        """Register a version of a model, whose archive is in the store; see `model_status`.
+
+        Args:
+            spec: Of the version; its number is given here.
+            hold: Serve it only to those who ask for it by number. The first version of a name is
+                current at once, others are when they are ready.
+
+        Returns:
+            The same with its number, at once.
+
+        Raises:
+            ModelConflict: The same program and weights are there with another manifest.
+            RequestInvalid: Too many versions are in service.
+        """
+        ...
+
+    async def versions(self, name: str) -> Sequence[VersionStatus]:
+        """Describe a model's versions, the oldest first.
+
+        Raises:
+            UnknownModel: There is none of that name.
+        """
+        ...
+
+    async def route_model(self, order: RouteOrder) -> Sequence[VersionStatus]:
+        """Change what a name stands for.
+
+        Raises:
+            UnknownModel: There is none of that name.
+            UnknownVersion: It has no such version.
+            RequestInvalid: The shares can't be had.
         """
         ...
 
@@ -105,6 +148,15 @@ class GatewaySession(Peer, Protocol):
         """Say what the whole cluster looks like now."""
         ...
 
+    async def catalog(self, order: CatalogOrder) -> CatalogAnswer:
+        """Read or change the catalog of tenants.
+
+        Raises:
+            RequestInvalid: The order makes no sense, or names what is not there (`UnknownTenant`,
+                `UnknownModel`), is another's (`ModelConflict`) or too much (`QuotaExceeded`).
+        """
+        ...
+
 
 # --- between an executor and its controller -------------------------------------------------------
 
@@ -126,6 +178,17 @@ class ExecutorSession(Peer, Protocol):
 
     async def ping(self, sent_ns: int) -> Pong:
         """Show a sign of life and read the controller's clock. `sent_ns`: the caller's clock."""
+        ...
+
+    async def meter(self, batch: UsageBatch) -> int:
+        """Hand over what was used; answered when it is on disk.
+
+        Returns:
+            The number up to which the catalog has all records of that life.
+
+        Raises:
+            CatalogFailed: The database did not take it.
+        """
         ...
 
 
@@ -168,23 +231,39 @@ class InferencePort(Peer, Protocol):
 
 
 class UploadPort(Protocol):
-    """One model's archive on its way into the store."""
+    """One model's archive on its way into the store; it outlives the connection."""
 
-    async def write(self, file: str, data: bytes) -> None:
-        """Append to one of the archive's three files.
+    @property
+    def token(self) -> str:
+        """What to go on with, after a broken connection."""
+        ...
+
+    async def progress(self) -> Mapping[str, int]:
+        """Say how many bytes of each file have come."""
+        ...
+
+    async def write(self, file: str, data: bytes, *, offset: int, crc32: int) -> None:
+        """Put a chunk behind what is there of one of the archive's three files.
 
         Raises:
-            ArchiveInvalid: No such file belongs to an archive, or it outgrew its bound.
+            ArchiveInvalid: No such file belongs to an archive, or it outgrew what was offered.
+            ChunkDamaged: The checksum is not the chunk's: send it again.
+            ChunkOutOfOrder: Bytes before it are missing.
+            UnknownUpload: It has ended.
+            StoreFull: The disk is full; the upload was thrown away.
         """
         ...
 
-    async def commit(self) -> ModelSpec:
+    async def commit(self, *, hold: bool = False) -> ModelSpec:
         """Verify the archive, put it into the store and register it.
 
+        Args:
+            hold: Do not make it current; see `GatewaySession.add_model`.
+
         Raises:
-            ArchiveInvalid: It is damaged or lies about itself.
+            ArchiveInvalid: It is damaged or lies about itself, or bytes are missing.
             ManifestInvalid: Its manifest is wrong.
-            ModelConflict: The name is taken by other contents.
+            ModelConflict: The same program and weights are there with another manifest.
             ProgramNotAllowed: Its program is not on the allow-list, and can't be rebuilt safely.
         """
         ...
@@ -197,8 +276,30 @@ class UploadPort(Protocol):
 class AdminPort(Protocol):
     """What an administrator may do beyond a tenant."""
 
-    async def begin_upload(self) -> UploadPort:
-        """Start to add a model."""
+    async def begin_upload(self, offer: UploadOffer) -> UploadPort:
+        """Start to add a model; the same offer again gives the same upload, as far as it has come.
+
+        Raises:
+            ArchiveInvalid: No archive could be so, or it is too large.
+            OutboxFull: Too many uploads are open, or too large ones.
+            StoreFull: The disk has no room for it.
+        """
+        ...
+
+    async def resume_upload(self, token: str) -> UploadPort:
+        """Go on with an upload that this caller began.
+
+        Raises:
+            UnknownUpload: There is none of that token.
+        """
+        ...
+
+    async def versions(self, name: str) -> Sequence[VersionStatus]:
+        """See `GatewaySession.versions`."""
+        ...
+
+    async def route_model(self, order: RouteOrder) -> Sequence[VersionStatus]:
+        """See `GatewaySession.route_model`."""
         ...
 
     async def allow_program(self, program_sha256: str) -> None:
@@ -213,6 +314,10 @@ class AdminPort(Protocol):
         """
         ...
 
+    async def catalog(self, order: CatalogOrder) -> CatalogAnswer:
+        """See `GatewaySession.catalog`."""
+        ...
+
 
 class TenantPort(Protocol):
     """What login gives a client: its capabilities are what it may do."""
@@ -225,16 +330,21 @@ class TenantPort(Protocol):
         """List the models that this tenant may ask for."""
         ...
 
-    async def model_status(self, name: str) -> ModelStatus:
-        """Describe one model.
+    async def model_status(self, name: str, version: int = 0) -> ModelStatus:
+        """Describe one model: its current version, or the one that is named.
 
         Raises:
             UnknownModel: There is none of that name.
+            UnknownVersion: That version is not in service.
         """
         ...
 
     async def status(self) -> ClusterStatus:
         """Say what the whole cluster looks like now."""
+        ...
+
+    async def wait_ended(self) -> None:
+        """Return once this capability is worth nothing any more: its key was revoked."""
         ...
 
 

@@ -8,8 +8,10 @@ def notices_weight(notices: Notices) -> int:
     return max(
         1,
         len(notices.decisions)
+        + len(notices.directory)
         + len(notices.models_added)
         + len(notices.models_removed)
+        + len(notices.routes)
         + len(notices.executors_joined)
         + len(notices.executors_lost),
     )

@@ -41,6 +41,7 @@ from cw.messages import (
     Orders,
     Outcome,
     RequestId,
+    Route,
 )
 from cw.rpc.memory import MemoryNetwork
 from cw.units import MS, SECOND
@@ -259,6 +260,7 @@ async def test_newcomer_is_told_of_models_and_executors(autojump_clock):
         assert gateway.told == [
             Notices(
                 models_added=(MODEL,),
+                routes=(Route(name=MODEL.name, current=MODEL.model_id),),
                 executors_joined=(ExecutorAddress(executor_id=executor_id, address="address-1"),),
             )
         ]
@@ -280,14 +282,14 @@ async def test_end_of_the_controller_hangs_up_on_all(autojump_clock):
 # --- the catalog ----------------------------------------------------------------------------------
 
 
-async def test_catalog_takes_a_model_once_and_no_other_of_its_name(autojump_clock):
+async def test_catalog_takes_a_model_once(autojump_clock):
     """Clients ask by name: it must mean one thing, whoever adds what twice."""
     async with running_controller() as rig:
         gateway, _, session = await rig.join_gateway()
         await session.add_model(MODEL)
         await session.add_model(MODEL)
-        with pytest.raises(ModelConflict, match="other contents"):
-            await session.add_model(attrs.evolve(make_model("x"), name=MODEL.name))
+        with pytest.raises(ModelConflict, match="another manifest"):
+            await session.add_model(attrs.evolve(MODEL, batch_sizes=(1, 3)))
         await session.remove_model(MODEL.model_id)
         with pytest.raises(UnknownModel):
             await session.remove_model(MODEL.model_id)

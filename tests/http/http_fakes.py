@@ -56,10 +56,16 @@ class FakeTenant:
     cancelled: trio.Event = attrs.field(factory=trio.Event)
     is_slow: bool = False
 
-    def model_spec(self, name):
-        if name != SPEC.name:
+    def model_spec(self, name, version=0):
+        if name != SPEC.name or version not in (0, SPEC.version):
             raise UnknownModel(f"no model is named {name!r}")
         return SPEC
+
+    def model_versions(self, name):
+        return (self.model_spec(name),)
+
+    def choose_version(self, name, version):
+        return self.model_spec(name, version)
 
     async def infer(self, call):
         self.calls.append(call)
@@ -74,13 +80,14 @@ class FakeTenant:
         with np.errstate(all="ignore"):
             twice = (2 * np.frombuffer(data["x"], np.float32)).tobytes()
         timing = Timing(total_ns=5 * MS, device_ns=2 * MS, batch_size=2)
-        return Answer(timing=timing, promised=True, outputs=(twice, data["n"]))
+        outputs = (twice, data["n"])
+        return Answer(timing=timing, promised=True, outputs=outputs, version=SPEC.version)
 
     async def models(self):
         return (await self.model_status(SPEC.name),)
 
-    async def model_status(self, name):
-        spec = self.model_spec(name)
+    async def model_status(self, name, version=0):
+        spec = self.model_spec(name, version)
         return ModelStatus(spec=spec, state=self.state, steps_done=1, steps_total=3)
 
 

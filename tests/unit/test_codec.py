@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from cw import messages
 from cw.errors import ProtocolViolation
 from cw.rpc import schema
-from cw.rpc.codec import actions, decisions, models, payloads, reports, requests, status
+from cw.rpc.codec import (
+    actions,
+    decisions,
+    models,
+    payloads,
+    reports,
+    requests,
+    status,
+    uploads,
+    versions,
+)
 from cw.rpc.codec.binding import EnumTable, checked
 from tests import strategies
 
@@ -46,8 +56,12 @@ ROWS = {
     "Pong": (COMMON, strategies.pongs, reports, "pong"),
     "ProfileEntry": (COMMON, strategies.profile_entries, models, "profile_entry"),
     "Refusal": (COMMON, strategies.refusals, requests, "refusal"),
+    "Route": (CONTROL, strategies.routes, versions, "route"),
+    "RouteOrder": (COMMON, strategies.route_orders, versions, "route_order"),
     "TensorSpec": (COMMON, strategies.tensor_specs, models, "tensor_spec"),
     "Timing": (SERVING, strategies.timings, requests, "timing"),
+    "UploadOffer": (SERVING, strategies.upload_offers, uploads, "offer"),
+    "VersionStatus": (COMMON, strategies.version_statuses, versions, "version_status"),
 }
 # These travel only inside of the ones above.
 NESTED = {
@@ -64,6 +78,7 @@ NESTED = {
     "Promise",
     "Refuse",
     "Settled",
+    "Share",
     "Slot",
     "SlotInputs",
     "SlotOutputs",

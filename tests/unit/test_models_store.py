@@ -4,12 +4,21 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import attrs
 import pytest
 
-from cw.errors import ArchiveInvalid, ManifestInvalid, ProgramNotAllowed, UnknownModel
+from cw.errors import (
+    ArchiveInvalid,
+    ManifestInvalid,
+    ModelConflict,
+    ProgramNotAllowed,
+    UnknownModel,
+)
 from cw.models import store as store_module
+from cw.models import whole_files
 from cw.models.examples.tiny import MLP
 from cw.models.image import WeightsImage
+from cw.models.manifest import dump_manifest
 from cw.models.pack import pack_weights
 from cw.models.store import ModelStore
 from tests.writing_model import WRITING
@@ -40,6 +49,18 @@ def store(tmp_path, packed):
     made.prepare()
     made.allow_program(packed.manifest.program_sha256, "tests")
     return made
+
+
+def place(store, archive):
+    """Put an archive where a gateway leaves it for the controller."""
+    staged = store.stage()
+    for path in archive.folder.iterdir():
+        shutil.copyfile(path, staged / path.name)
+    return store.place(staged)
+
+
+def id_of(archive):
+    return archive.manifest.to_spec().model_id
 
 
 def files_of(store):
@@ -83,16 +104,73 @@ def test_adding_the_same_again_changes_nothing(store, packed):
     assert files_of(store) == before
 
 
-def test_a_new_version_takes_over_and_the_old_one_stays_until_pruned(store, packed, newer):
-    """An executor may be mapping the old weights while the new ones arrive."""
+def test_a_new_version_takes_over_and_the_old_one_stays(store, packed, newer):
+    """An executor may be mapping the old weights, and a rollback wants them back."""
     old = store.add(packed.folder)
     new = store.add(newer.folder)
 
     assert store.get("tiny-mlp") == new
-    assert old.weights_path.exists()
-    assert store.prune("tiny-mlp") == 1
+    assert store.version("tiny-mlp", id_of(packed)) == old
+    (record,) = store.records()
+    assert (record.current, record.previous, len(record.ids)) == (2, 1, 2)
+
+
+def test_what_is_placed_is_no_version_yet(store, packed, newer):
+    """Which one of two that came at once is current is the controller's to say."""
+    store.add(packed.folder)
+    placed = place(store, newer)
+
+    assert store.get("tiny-mlp").manifest == packed.manifest
+    assert store.version("tiny-mlp", id_of(newer)) == placed
+    (record,) = store.records()
+    store.save_versions(record)
+    assert placed.weights_path.exists()
+
+
+def test_a_version_that_its_record_forgets_is_deleted(store, packed, newer):
+    """Old versions take disk; the record says which are kept."""
+    old = store.add(packed.folder)
+    store.add(newer.folder)
+    (record,) = store.records()
+    store.save_versions(attrs.evolve(record, ids={2: record.ids[2]}, previous=0))
+
     assert not old.weights_path.exists()
-    assert store.get("tiny-mlp") == new
+    with pytest.raises(UnknownModel):
+        store.version("tiny-mlp", id_of(packed))
+
+
+def test_no_record_is_kept_of_what_was_removed(store, packed):
+    """A controller that switches while somebody removes must not bring a ghost back."""
+    store.add(packed.folder)
+    (record,) = store.records()
+    store.remove("tiny-mlp")
+    with pytest.raises(UnknownModel, match="add it again"):
+        store.save_versions(record)
+
+    assert store.records() == ()
+
+
+def test_another_manifest_for_the_same_contents_is_a_conflict(store, packed, tmp_path):
+    """An id means one thing; silently keeping the old manifest would puzzle whoever changed it."""
+    store.add(packed.folder)
+    changed = tmp_path / "changed"
+    shutil.copytree(packed.folder, changed)
+    manifest = attrs.evolve(packed.manifest, description="another")
+    (changed / "model.toml").write_text(dump_manifest(manifest))
+    with pytest.raises(ModelConflict, match="another manifest"):
+        store.add(changed)
+
+    assert store.get("tiny-mlp").manifest == packed.manifest
+
+
+def test_a_record_that_makes_no_sense_is_refused(store, packed):
+    """People edit files; serving a guess would be worse than an error."""
+    store.add(packed.folder)
+    path = store.root / "models" / "tiny-mlp" / "versions.json"
+    for text in ("", "[]", "{}", path.read_text().replace('"current": 1', '"current": 7')):
+        path.write_text(text)
+        with pytest.raises(ArchiveInvalid, match="a record of versions"):
+            store.get("tiny-mlp")
 
 
 def test_a_removed_model_is_gone_but_its_mappings_hold(store, packed, sibling):
@@ -114,7 +192,7 @@ def test_a_removed_model_is_gone_but_its_mappings_hold(store, packed, sibling):
 @pytest.mark.parametrize("name", ["..", "../models", "a/b", "", ".hidden"])
 def test_a_name_that_is_a_path_reaches_nothing(store, name):
     """Names come from clients, and are folders here."""
-    for call in (store.get, store.remove, store.prune):
+    for call in (store.get, store.remove):
         with pytest.raises(ManifestInvalid):
             call(name)
 
@@ -199,14 +277,15 @@ def test_a_crash_at_any_step_leaves_the_old_model_or_the_new(
     for path in newer.folder.iterdir():
         shutil.copyfile(path, staged / path.name)
     calls = iter(range(1_000))
-    real_sync = store_module._sync
+    real_sync = whole_files.sync
 
     def sync(path):
         if next(calls) == step:
             raise Crash
         real_sync(path)
 
-    monkeypatch.setattr(store_module, "_sync", sync)
+    monkeypatch.setattr(store_module, "sync", sync)
+    monkeypatch.setattr(whole_files, "sync", sync)
     try:
         store.commit(staged)
         crashed = False
@@ -233,7 +312,7 @@ def test_many_threads_may_commit_at_once(store, packed, newer, sibling):
     assert [model.manifest.name for model in store.models()] == ["sibling", "tiny-mlp"]
     assert store.get("tiny-mlp") in added
     assert list((store.root / "staging").iterdir()) == []
-    assert store.prune("tiny-mlp") == 1
+    assert len({record.name: len(record.ids) for record in store.records()}) == 2
 
 
 def test_a_profile_has_a_place_for_each_device_and_program(store):

@@ -21,6 +21,7 @@ from cw.messages import (
 )
 from cw.rpc import schema
 from cw.rpc.codec.binding import fields_of, list_to_wire, unexpected, which
+from cw.rpc.codec.catalog import directory_from_wire, directory_to_wire
 from cw.rpc.codec.models import model_spec_from_wire, model_spec_to_wire
 from cw.rpc.codec.requests import (
     failure_from_wire,
@@ -28,6 +29,7 @@ from cw.rpc.codec.requests import (
     refusal_from_wire,
     refusal_to_wire,
 )
+from cw.rpc.codec.versions import route_from_wire, route_to_wire
 
 NOTICES = fields_of(schema.control.Notices)
 DECISION = fields_of(schema.control.Decision)
@@ -44,9 +46,14 @@ def notices_to_wire(notices: Notices, wire: Any) -> None:
     if notices.decisions:
         decisions = init(NOTICES.decisions, len(notices.decisions))
         list_to_wire(decision_to_wire, notices.decisions, decisions)
+    if notices.directory:
+        changes = init(NOTICES.directory, len(notices.directory))
+        list_to_wire(directory_to_wire, notices.directory, changes)
     if notices.models_added:
         added = init(NOTICES.models_added, len(notices.models_added))
         list_to_wire(model_spec_to_wire, notices.models_added, added)
+    if notices.routes:
+        list_to_wire(route_to_wire, notices.routes, init(NOTICES.routes, len(notices.routes)))
     if notices.executors_joined:
         joined = init(NOTICES.executors_joined, len(notices.executors_joined))
         list_to_wire(_address_to_wire, notices.executors_joined, joined)
@@ -61,7 +68,9 @@ def notices_from_wire(wire: Any) -> Notices:
     get = wire._get_by_field
     decisions = tuple([decision_from_wire(it) for it in get(NOTICES.decisions)])
     return Notices(
+        directory=tuple([directory_from_wire(it) for it in get(NOTICES.directory)]),
         models_added=tuple([model_spec_from_wire(it) for it in get(NOTICES.models_added)]),
+        routes=tuple([route_from_wire(it) for it in get(NOTICES.routes)]),
         models_removed=tuple([ModelId(it) for it in get(NOTICES.models_removed)]),
         executors_joined=tuple([_address_from_wire(it) for it in get(NOTICES.executors_joined)]),
         executors_lost=tuple([ExecutorId(it) for it in get(NOTICES.executors_lost)]),

@@ -42,6 +42,7 @@ def model_spec_to_wire(spec: ModelSpec, wire: Any) -> None:
     list_to_wire(tensor_spec_to_wire, spec.inputs, wire.init("inputs", len(spec.inputs)))
     list_to_wire(tensor_spec_to_wire, spec.outputs, wire.init("outputs", len(spec.outputs)))
     wire.batchSizes = list(spec.batch_sizes)
+    wire.version = spec.version
 
 
 def model_spec_from_wire(wire: Any) -> ModelSpec:
@@ -55,6 +56,7 @@ def model_spec_from_wire(wire: Any) -> ModelSpec:
         inputs=tuple(tensor_spec_from_wire(it) for it in wire.inputs),
         outputs=tuple(tensor_spec_from_wire(it) for it in wire.outputs),
         batch_sizes=tuple(wire.batchSizes),
+        version=wire.version,
     )
 
 
