@@ -83,17 +83,20 @@ def choose_patient(args: argparse.Namespace) -> Patient:
         connect=partial(connected, endpoint, args.key),
         has_records=folder is not None and is_its_folder,
         http=tuple(started.get("http", ())) if is_its_folder else (),
+        up_since_s=started.get("up_since_s") if is_its_folder else None,
         executors_asked=started.get("executors") if is_its_folder else None,
     )
 
 
 def _started(folder: Path | None) -> dict[str, Any]:
-    """Read what `up` wrote of the cluster that runs in a folder; empty if none does."""
+    """Read what `up` wrote of the cluster that runs in a folder, and when; empty if none does."""
+    if folder is None:
+        return {}
+    path = folder / CLUSTER_FILE
     try:
-        found = json.loads((folder / CLUSTER_FILE).read_text()) if folder is not None else {}
+        return {**json.loads(path.read_text()), "up_since_s": path.stat().st_mtime}
     except (OSError, ValueError):  # it is down, or has just been starting
         return {}
-    return dict(found)
 
 
 def to_json(groups: Sequence[Group]) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from typing import Final, TypeVar
 import attrs
 import trio
 
-from cw.doctor import clocks, cluster, gpu, limits, memory, processors, versions
+from cw.doctor import clocks, cluster, gpu, limits, memory, processes, processors, versions
 from cw.doctor.finding import Finding, Group, Verdict, ok
 from cw.doctor.gathering import cluster as running
 from cw.doctor.gathering import gpu as cards
 from cw.doctor.gathering import machine
+from cw.doctor.gathering import processes as its
 from cw.doctor.gathering import versions as packages
 from cw.doctor.gathering.cluster import Connect
 
@@ -38,6 +39,8 @@ class Patient:
     """Whether `folder` is that cluster's, with its executors' records."""
     http: tuple[str, ...] = ()
     """The cluster's HTTP doors, as URLs, where they are known."""
+    up_since_s: float | None = None
+    """When its processes had all been started, in s since 1970; None: it does not run here."""
     executors_asked: int | None = None
     """How many were started, where that is known."""
 
@@ -58,6 +61,7 @@ async def examine(patient: Patient) -> tuple[Group, ...]:
         ),
         Group(title="GPU", findings=await _part("GPU", cards.gpu, gpu.check)),
         Group(title="cluster", findings=await _cluster(patient)),
+        Group(title="processes", findings=await _processes(patient)),
     )
 
 
@@ -72,6 +76,15 @@ async def _cluster(patient: Patient) -> tuple[Finding, ...]:
     doors = [(url, await running.http_error(url)) for url in patient.http]
     return cluster.check(
         attrs.evolve(facts, executors_asked=patient.executors_asked, http=tuple(doors))
+    )
+
+
+async def _processes(patient: Patient) -> tuple[Finding, ...]:
+    up_since_s = patient.up_since_s
+    if up_since_s is None:
+        return processes.check(())
+    return await _part(
+        "processes", lambda: its.processes(patient.folder, up_since_s), processes.check
     )
 
 

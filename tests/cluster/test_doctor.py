@@ -12,12 +12,12 @@ NOWHERE = "tcp:127.0.0.1:1"
 
 
 def examined(cluster, *words):
-    """Run the command; give its status and the cluster's findings by name."""
+    """Run the command; give each group's findings by what was looked at."""
     done = run_cw("doctor", "--folder", cluster.folder, "--json", *words)
     report = json.loads(done.stdout)
     groups = {group["title"]: group["findings"] for group in report["groups"]}
-    assert set(groups) == {"this machine", "versions", "GPU", "cluster"}
-    return done.returncode, {finding["check"]: finding for finding in groups["cluster"]}
+    assert set(groups) == {"this machine", "versions", "GPU", "cluster", "processes"}
+    return {name: {it["check"]: it for it in findings} for name, findings in groups.items()}
 
 
 def test_a_running_cluster_is_examined(emulated):
@@ -26,11 +26,12 @@ def test_a_running_cluster_is_examined(emulated):
     assert loaded.returncode == 0, loaded.stderr
 
     def judged():
-        found = examined(emulated)[1]
+        found = examined(emulated)["cluster"]
         return "took longer than estimated" in found.get("estimates", {}).get("found", "")
 
     wait_until(judged, what="records were written")  # four times a second
-    _, found = examined(emulated)
+    groups = examined(emulated)
+    found = groups["cluster"]
 
     assert emulated.address in found["gateway"]["found"]
     assert found["HTTP doors"]["verdict"] == "ok"
@@ -38,6 +39,8 @@ def test_a_running_cluster_is_examined(emulated):
     assert found["models"] == found["models"] | {"verdict": "ok", "found": "1, none failed"}
     assert found["restarts"]["verdict"] == "ok"
     assert "executor-0" in found["clocks"]["found"]
+    assert groups["processes"]["processes"]["found"] == "4, each the first of its name"
+    assert "the fullest" in groups["processes"]["files in use"]["found"]
 
 
 def test_a_lost_executor_is_found_by_its_restart(shaken):
@@ -49,14 +52,16 @@ def test_a_lost_executor_is_found_by_its_restart(shaken):
     wait_until(lambda: shaken.pids.get("executor-0", before) != before, what="a new executor")
 
     def told():
-        found = examined(shaken)[1]
+        found = examined(shaken)["cluster"]
         return found.get("restarts", {}).get("verdict") == "warning"
 
     wait_until(told, what="the new one has prepared the model and written it down")
-    _, found = examined(shaken)
+    groups = examined(shaken)
+    found = groups["cluster"]
 
     assert "executor-0 (1)" in found["restarts"]["found"]
     assert "logs/executor-" in found["restarts"]["mend"]
+    assert groups["processes"]["processes"]["found"].endswith(": executor-0")
 
 
 def test_an_address_where_nobody_listens_is_a_problem(tmp_path):
