@@ -267,6 +267,15 @@ class ExecutorSettings:
 
 
 @attrs.frozen(kw_only=True)
+class CatalogSettings:
+    """Where tenants, keys and quotas are kept."""
+
+    url: str = ""
+    """``postgresql+psycopg://...``, or ``sqlite:///FILE``; empty: ``catalog.db`` in the cluster's
+    folder."""
+
+
+@attrs.frozen(kw_only=True)
 class ClusterSettings:
     """A whole cluster, as `tools/devcluster` starts it."""
 
@@ -279,6 +288,7 @@ class ClusterSettings:
     gateway: GatewaySettings = GatewaySettings()
     http: HttpSettings = HttpSettings()
     executor: ExecutorSettings = ExecutorSettings()
+    catalog: CatalogSettings = CatalogSettings()
 
 
 def load_settings(path: Path) -> ClusterSettings:

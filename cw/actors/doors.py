@@ -176,14 +176,11 @@ class AdminDoor:
     async def route_model(self, order: RouteOrder) -> Sequence[VersionStatus]:
         """See `AdminPort.route_model`."""
         with trio.CancelScope(shield=True):
-            versions = await registry_of(self.door.gateway).route_model(order)
-        return versions
+            return await registry_of(self.door.gateway).route_model(order)
 
     async def catalog(self, order: CatalogOrder) -> CatalogAnswer:
         """See `AdminPort.catalog`."""
-        with trio.CancelScope(shield=True):
-            answer = await registry_of(self.door.gateway).catalog(order)
-        return answer
+        return await registry_of(self.door.gateway).catalog(order)
 
     async def allow_program(self, program_sha256: str) -> None:
         """See `AdminPort.allow_program`."""

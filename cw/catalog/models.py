@@ -14,18 +14,22 @@ from cw.units import format_bytes
 
 
 def own_model(connection: Connection, name: str, tenant: str, host_bytes: int) -> ModelAccess:
-    """Note whose a new model is; again for the same owner is a no-op, but for the size.
+    """Note whose a model is that is about to come; again for the same owner changes the size.
+
+    Without a tenant's name it stays its owner's; a new one is the default tenant's.
 
     Raises:
         UnknownTenant: There is none of that name.
         ModelConflict: It is another tenant's.
         QuotaExceeded: It would take its owner past its bounds.
     """
-    tenant_id = tenant_id_of(connection, tenant)
     row = connection.execute(select(MODELS).where(MODELS.c.name == name)).first()
+    tenant_id = tenant_id_of(connection, tenant)
+    if row is not None and not tenant:
+        tenant_id = TenantId(row.tenant_id)
     if row is not None and row.tenant_id != tenant_id:
         raise ModelConflict(f"a model named {name!r} exists; add this one under another name")
-    _check_quota(connection, tenant_id, tenant, host_bytes, but=name)
+    _check_quota(connection, tenant_id, host_bytes, but=name)
     if row is not None:
         chosen = update(MODELS).where(MODELS.c.name == name)
         connection.execute(chosen.values(host_bytes=host_bytes))
@@ -42,9 +46,7 @@ def own_model(connection: Connection, name: str, tenant: str, host_bytes: int) -
     return ModelAccess(model=name, owner=tenant_id)
 
 
-def _check_quota(
-    connection: Connection, tenant_id: TenantId, tenant: str, host_bytes: int, *, but: str
-) -> None:
+def _check_quota(connection: Connection, tenant_id: TenantId, host_bytes: int, *, but: str) -> None:
     if tenant_id == NO_TENANT:
         return
     quota = quota_of(connection, tenant_id)
@@ -54,12 +56,12 @@ def _check_quota(
     ).one()
     if quota.models and count + 1 > quota.models:
         raise QuotaExceeded(
-            f"{tenant!r} has {count} models, and its quota is {quota.models}: remove one, or raise "
+            f"the tenant has {count} models, and its quota is {quota.models}: remove one, or raise "
             "it with 'cw tenant quota'"
         )
     if quota.host_bytes and held_bytes + host_bytes > quota.host_bytes:
         raise QuotaExceeded(
-            f"{tenant!r} has models of {format_bytes(int(held_bytes))}, this one has "
+            f"the tenant has models of {format_bytes(int(held_bytes))}, this one has "
             f"{format_bytes(host_bytes)}, and its quota is {format_bytes(quota.host_bytes)}: "
             "remove one, or raise it with 'cw tenant quota'"
         )
@@ -158,8 +160,8 @@ def keep_only(connection: Connection, stored: Collection[tuple[str, int]]) -> No
     tenant's then, which nobody but the administrator sees.
     """
     known = set(connection.scalars(select(MODELS.c.name)))
-    names = {name for name, _ in stored}
-    for name in known - names:
+    sizes = dict(stored)
+    for name in known - sizes.keys():
         forget_model(connection, name)
     rows = [
         {
@@ -169,7 +171,7 @@ def keep_only(connection: Connection, stored: Collection[tuple[str, int]]) -> No
             "pinned": False,
             "created_ms": now_ms(),
         }
-        for name, host_bytes in stored
+        for name, host_bytes in sizes.items()
         if name not in known
     ]
     if rows:

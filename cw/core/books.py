@@ -31,6 +31,7 @@ from cw.messages import (
     ModelSpec,
     ModelState,
     RequestId,
+    TenantId,
 )
 from cw.units import MS
 
@@ -196,6 +197,11 @@ class Place:
         """Whether promised or committed work needs its weights."""
         return bool(self.batches) or self.in_flight > 0
 
+    @property
+    def is_cold(self) -> bool:
+        """Whether a LOAD would make it one that serves."""
+        return self.stage is Stage.READY and self.residency is Residency.COLD
+
 
 @attrs.define(eq=False)
 class ExecutorBooks:
@@ -240,6 +246,8 @@ class ExecutorBooks:
     """Cold places of models that a request was refused for; likewise."""
     fresh: dict[ModelId, Place] = attrs.field(factory=dict)
     """Cold places of models that were never warm anywhere; likewise."""
+    pinned: dict[ModelId, Place] = attrs.field(factory=dict)
+    """Cold places of pinned models that are resident nowhere; likewise (`standing.py`)."""
     quiescing: bool = False
     """Nothing new is planned here until the plan is empty, so that `bring_up` gets its turn."""
     warm_programs: set[str] = attrs.field(factory=set)
@@ -249,6 +257,16 @@ class ExecutorBooks:
         self.key = device_key(self.device)
         if self.device.shared_lanes:
             self.load = self.infer
+
+    @property
+    def has_cold(self) -> bool:
+        """Whether something could be loaded here that no request waits for."""
+        return bool(self.short or self.missed or self.fresh or self.pinned)
+
+    @property
+    def cold_indexes(self) -> "tuple[dict[ModelId, Place], ...]":
+        """All that name a place that could be loaded here."""
+        return self.wanted, self.short, self.missed, self.fresh, self.pinned
 
     def start_ns(self, now_ns: int) -> int:
         """Predict when the next action that is sent to the INFER lane could start."""
@@ -289,6 +307,10 @@ class Books:
     """Those of them that were promised, and lost their place."""
     fresh: list[Request] = attrs.field(factory=list)
     """Planned in this step, perhaps still to be told of."""
+    tenant_weights: dict[TenantId, float] = attrs.field(factory=dict)
+    """Of those that the administrator gave one other than 1; see `standing.py`."""
+    pinned: set[str] = attrs.field(factory=set)
+    """Names of models that are to stay resident."""
     given_up: list[Request] = attrs.field(factory=list)
     """Waiting requests that the policy wants to `decide` about in this step, before their time."""
     dirty: dict[ExecutorId, ExecutorBooks] = attrs.field(factory=dict)

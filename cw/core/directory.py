@@ -7,7 +7,7 @@ dictionaries, whatever the number of tenants.
 Pure. Neighbours: `actors/tenant_door.py` asks, `messages/catalog.py` says what is told.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -31,6 +31,9 @@ _UNSHARED: frozenset[TenantId] = frozenset()
 class Directory:
     """What was told so far."""
 
+    ended: Callable[[set[str]], None] = lambda _: None
+    """Called with the ids of keys that open nothing any more, as soon as that is known; with the
+    empty key's, too, once there are tenants."""
     _tenants: dict[TenantId, DirectoryTenant] = attrs.field(factory=dict)
     _buckets: dict[TenantId, TokenBucket] = attrs.field(factory=dict)
     """Of tenants whose requests are bounded."""
@@ -43,12 +46,8 @@ class Directory:
         """Whether callers are told apart: then the empty key opens nothing."""
         return bool(self._tenants)
 
-    def apply(self, change: DirectoryChange) -> set[str]:
-        """Take in a change.
-
-        Returns:
-            Ids of the keys that open nothing any more.
-        """
+    def apply(self, change: DirectoryChange) -> None:
+        """Take in a change."""
         ended = set(change.keys_revoked)
         if change.whole:
             kept = {key.key_id: key for key in change.keys_added}
@@ -65,7 +64,10 @@ class Directory:
             self._readers[access.model] = frozenset((access.owner, *access.shared_with))
         for name in change.models_forgotten:
             self._readers.pop(name, None)
-        return ended
+        if self._tenants:
+            ended.add("")
+        if ended:
+            self.ended(ended)
 
     def _keep_tenants(self, tenant_ids: set[TenantId]) -> None:
         for tenant_id in self._tenants.keys() - tenant_ids:

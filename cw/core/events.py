@@ -17,6 +17,7 @@ from cw.messages import (
     ModelId,
     ModelSpec,
     Settled,
+    TenantId,
 )
 
 
@@ -79,6 +80,22 @@ class TimerFired:
     """The instant that `wake_at_ns` asked for has come. Harmless when it has not."""
 
 
+@attrs.frozen(kw_only=True)
+class TenantWeighed:
+    """A tenant's part of the devices' time, against the others', is this from now on."""
+
+    tenant_id: TenantId
+    weight: float
+
+
+@attrs.frozen(kw_only=True)
+class ModelPinned:
+    """Whatever model has this name is to stay resident, or need not any more."""
+
+    name: str
+    pinned: bool
+
+
 Event = (
     ModelAdded
     | ModelRemoved
@@ -90,5 +107,7 @@ Event = (
     | AttemptFailed
     | Cancel
     | ActionDone
+    | TenantWeighed
+    | ModelPinned
     | TimerFired
 )

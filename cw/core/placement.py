@@ -22,7 +22,7 @@ from bisect import bisect_left
 from itertools import islice
 from typing import Final
 
-from cw.core import admission
+from cw.core import admission, standing
 from cw.core.books import Books, ExecutorBooks, ModelBooks, Place, Stage
 from cw.core.requests import Request
 from cw.core.residency import Residency
@@ -174,7 +174,7 @@ def next_load(
         now_ns: Cluster time.
         is_waited_for: Look at the models that requests wait for, too; else somebody else does.
     """
-    if not (executor.wanted or executor.short or executor.missed or executor.fresh):
+    if not (executor.wanted or executor.has_cold):
         return None
     waits_ns = executor.load_start_ns(now_ns) - now_ns
     if waits_ns > WANTED_AHEAD_MAX_NS:
@@ -185,6 +185,7 @@ def next_load(
         return None
     place = _most_wanted(books, executor, now_ns) if is_waited_for else None
     if _load_lane_is_due(executor, now_ns):
+        place = place or standing.next_pinned(books, executor)
         place = place or _replica(executor, now_ns) or _missed(books, executor, now_ns)
         place = place or _fresh(executor)
     elif place is not None and _leave_to_others(books, place, now_ns):
@@ -248,6 +249,8 @@ def choose_victims(books: Books, place: Place) -> list[ModelId] | None:
             return None
         key = other.model.popularity.key
         replicas = len(other.model.serving)
+        if replicas <= 1 and other.model.spec.name in books.pinned:
+            return None
         if replicas > 1:
             key -= math.log(replicas)
         return key + QUEUE_BONUS if other.model.queue else key

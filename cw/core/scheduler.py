@@ -30,7 +30,7 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from cw.config import SchedulerSettings
-from cw.core import admission, audit, views
+from cw.core import admission, audit, standing, views
 from cw.core.best_effort import BestEffort
 from cw.core.books import Books, ExecutorBooks, ModelBooks, Place, unknown_model
 from cw.core.commands import Command
@@ -42,8 +42,10 @@ from cw.core.events import (
     ExecutorLost,
     GatewayLost,
     ModelAdded,
+    ModelPinned,
     ModelRemoved,
     RequestArrived,
+    TenantWeighed,
     TimerFired,
 )
 from cw.core.ledger import Tally
@@ -204,6 +206,8 @@ class Scheduler:
                 if model_id in self.best_effort.waiting:
                     self.lifecycle.refuse_removed(self.books.models[model_id], now_ns)
                 self.membership.remove_model(model_id, now_ns)
+            case TenantWeighed() | ModelPinned():
+                standing.take(self.books, event)
             case TimerFired():
                 pass
             case _:
@@ -271,7 +275,7 @@ class Scheduler:
         look_ns = None
         if executor.bring_up:
             look_ns = self.registrar.advance(executor, now_ns=now_ns)
-        if self.books.waiting or executor.short or executor.missed or executor.fresh:
+        if self.books.waiting or executor.has_cold:
             self._load(executor, now_ns)
         if self.best_effort.waiting:
             look_ns = _earlier(look_ns, self._fill_gap(executor, now_ns))

@@ -187,7 +187,8 @@ class Shares:
         return account
 
     def _tenant_weight(self, tenant_id: TenantId) -> float:
-        return self._weights.get(f"tenant:{tenant_id}", 1.0)
+        weight = self.books.tenant_weights.get(tenant_id)
+        return weight or self._weights.get(f"tenant:{tenant_id}", 1.0)
 
     def _share(self, account: Account) -> float:
         tenants = self._tenant_weight(account.tenant_id) / self._tenant_weights

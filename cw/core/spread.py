@@ -123,7 +123,7 @@ class Spread:
             self.dispatcher.unload(executor, model_id, forget=True)
         del executor.places[model_id]
         del model.places[executor.executor_id]
-        for index in (executor.wanted, executor.short, executor.missed, executor.fresh):
+        for index in executor.cold_indexes:
             index.pop(model_id, None)
         self.not_prepared(executor, model_id)
         executor.resident.discard(model_id)

@@ -59,21 +59,25 @@ class CatalogVerb(enum.Enum):
     ROTATE_KEY = "rotateKey"
     REVOKE_KEY = "revokeKey"
     LIST_KEYS = "listKeys"
+    CLAIM_MODEL = "claimModel"
+    RELEASE_MODEL = "releaseModel"
     SHARE_MODEL = "shareModel"
     UNSHARE_MODEL = "unshareModel"
     PIN_MODEL = "pinModel"
     UNPIN_MODEL = "unpinModel"
+    REREAD = "reread"
 
 
 @attrs.frozen(kw_only=True)
 class CatalogOrder:
-    """One thing asked of the catalog; each verb reads the fields that it names in `docs`."""
+    """One thing asked of the catalog; schemas/catalog.capnp says which fields each verb reads."""
 
     verb: CatalogVerb
     tenant: str = ""
     model: str = ""
     key_id: str = ""
     label: str = ""
+    host_bytes: int = 0
     quota: Quota = Quota()
 
 

@@ -19,6 +19,7 @@ SCHEMAS: Final = _folder()
 
 common: Final[Any] = capnp.load(str(SCHEMAS / "common.capnp"))
 executor: Final[Any] = capnp.load(str(SCHEMAS / "executor.capnp"))
+catalog: Final[Any] = capnp.load(str(SCHEMAS / "catalog.capnp"))
 control: Final[Any] = capnp.load(str(SCHEMAS / "control.capnp"))
 serving: Final[Any] = capnp.load(str(SCHEMAS / "serving.capnp"))
 

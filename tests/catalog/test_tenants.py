@@ -100,9 +100,11 @@ def test_a_model_has_one_owner(connection):
     add_tenant(connection, "acme", Quota())
     own_model(connection, "a", "acme", 1)
 
-    for other in ("", "zoo"):
-        with pytest.raises((ModelConflict, UnknownTenant)):
-            own_model(connection, "a", other, 1)
+    with pytest.raises(ModelConflict):
+        own_model(connection, "a", "default", 1)
+    with pytest.raises(UnknownTenant):
+        own_model(connection, "a", "zoo", 1)
+    assert own_model(connection, "a", "", 2).owner == tenant_id_of(connection, "acme")
     assert access_of(connection, "a").owner == tenant_id_of(connection, "acme")
 
 

@@ -32,6 +32,13 @@ def key_of(tenant_id, number):
     return key, DirectoryKey(key_id=key_id, tenant_id=tenant_id, secret_hash=hash_secret(secret))
 
 
+def listening(directory):
+    """Gather what a directory says has ended."""
+    ended = []
+    directory.ended = ended.append
+    return ended
+
+
 def test_a_tenant_sees_its_own_models_and_those_shared_with_it():
     """Everything else is to look as if it were not there."""
     directory = Directory()
@@ -60,12 +67,14 @@ def test_keys_come_and_go_by_change():
     """A change names what it adds and revokes, and nothing else is touched."""
     directory = Directory()
     (first, first_entry), (second, second_entry) = key_of(ACME, 1), key_of(ZOO, 2)
-    assert directory.apply(DirectoryChange(keys_added=(first_entry,))) == set()
-    assert directory.apply(DirectoryChange(keys_added=(second_entry,))) == set()
+    ended = listening(directory)
+    directory.apply(DirectoryChange(keys_added=(first_entry,)))
+    directory.apply(DirectoryChange(keys_added=(second_entry,)))
+    assert ended == []
 
-    ended = directory.apply(DirectoryChange(keys_revoked=(first_entry.key_id,)))
+    directory.apply(DirectoryChange(keys_revoked=(first_entry.key_id,)))
 
-    assert ended == {first_entry.key_id}
+    assert ended == [{first_entry.key_id}]
     assert (directory.open(first), directory.open(second)) == (None, second_entry)
 
 
@@ -81,11 +90,10 @@ def test_the_whole_replaces_everything_and_ends_what_it_does_not_name():
         )
     )
 
-    ended = directory.apply(
-        DirectoryChange(whole=True, tenants=(tenant(ZOO),), keys_added=(kept_entry,))
-    )
+    ended = listening(directory)
+    directory.apply(DirectoryChange(whole=True, tenants=(tenant(ZOO),), keys_added=(kept_entry,)))
 
-    assert ended == {gone_entry.key_id}
+    assert ended == [{gone_entry.key_id, ""}]
     assert (directory.open(gone), directory.open(kept)) == (None, kept_entry)
     assert not directory.sees(ACME, "price")
     assert directory.has_tenants
@@ -100,7 +108,21 @@ def test_a_key_that_changed_hands_ends_its_sessions():
     _, other = key_of(ZOO, 1)
     directory.apply(DirectoryChange(keys_added=(entry,)))
 
-    assert directory.apply(DirectoryChange(whole=True, keys_added=(other,))) == {entry.key_id}
+    ended = listening(directory)
+    directory.apply(DirectoryChange(whole=True, keys_added=(other,)))
+    assert ended == [{entry.key_id}]
+
+
+def test_the_first_tenant_ends_the_sessions_of_the_empty_key():
+    """They see every model: which is nobody's right where tenants are told apart."""
+    directory = Directory()
+    ended = listening(directory)
+    directory.apply(DirectoryChange(whole=True))
+    assert ended == []
+
+    directory.apply(DirectoryChange(tenants=(tenant(ACME),)))
+
+    assert ended == [{""}]
 
 
 def test_requests_over_the_quota_are_refused_with_when_they_would_not_be():
