@@ -93,6 +93,7 @@ class HttpConnection:
 
     async def _serve_one(self) -> bool:
         """Answer a request; whether the connection goes on."""
+        self._is_head = False  # What is no request has no method, and its error has a body.
         try:
             request = await self._request()
             response = None if request is None else await self._answered(request)

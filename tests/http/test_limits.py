@@ -61,6 +61,19 @@ async def test_a_head_has_no_body():
             assert body == b""
 
 
+async def test_garbage_after_a_head_request_is_told_so():
+    """Found by fuzzing: the error's body was left out, as if it, too, had been asked by HEAD."""
+    async with calling(FakeTenant()) as caller:
+        head = caller.bytes_of("HEAD", "/v2/health/live")
+        await caller.stream.send_all(head + b"\x00 is no request\r\n\r\n")
+        told = b""
+        while piece := await caller.stream.receive_some():
+            told += piece
+
+    assert b"HTTP/1.1 200" in told
+    assert b"expected HTTP/1.1" in told
+
+
 async def test_json_past_its_bound_is_refused():
     """Reading it takes the event loop's time, and so everybody's."""
     body = json.dumps(asked(parameters={"pad": " " * 2000})).encode()

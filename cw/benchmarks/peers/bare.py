@@ -48,7 +48,7 @@ async def bare_loop(
     options = [str(POPULARITY_EXPONENT), str(_SECONDS), *map(str, BATCH_SIZES)]
     words = [str(_BARE), *files, *options]
     durations = _durations(await _run(core, words, launching.variables_of(setup)))
-    return durations, np.load(folder / "answers.npy")
+    return durations, np.load(folder / "answers.npy", allow_pickle=False)
 
 
 async def own_kernels(archive: Path, *, core: int, kernels: str) -> dict[int, int]:

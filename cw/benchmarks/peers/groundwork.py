@@ -82,7 +82,7 @@ async def lay_ground(
             profile = {"torch": plain, "exported": fastest, "rewritten": own["rewritten"]}
             results.set_bare(case, profile)
     single_ns = results.durations(case, "torch")[1]
-    samples = Samples(network.names, images, np.load(answers_path))
+    samples = Samples(network.names, images, np.load(answers_path, allow_pickle=False))
     return Ground(network=network, samples=samples, rate_rps=1e9 / single_ns)
 
 

@@ -29,7 +29,7 @@ def main(words: Sequence[str]) -> None:
     """Measure, and print one JSON object: batch size -> median duration (ns)."""
     images_path, answers_path, exponent, seconds, *sizes = words
     served = Served.read()
-    images = np.load(images_path)  # float32[models, inputs, *shape]
+    images = np.load(images_path, allow_pickle=False)  # float32[models, inputs, *shape]
     networks = [Network.open(name, served) for name in served.names]
     answers = [
         [np.frombuffer(network.compute([image.tobytes()])[0], np.float32) for image in own]
