@@ -130,9 +130,10 @@ def keep(name: str, folder: Path) -> int:
     for path in found:
         if new >= room or path.stat().st_size > KEPT_BYTES_MAX:
             break
-        if path.name.startswith("seed-") or (place / path.name).exists():
+        target = place / f"{path.name}.bin"  # Whatever it may look like, it is no text.
+        if path.name.startswith("seed-") or target.exists():
             continue
-        shutil.copy(path, place / path.name)
+        shutil.copy(path, target)
         new += 1
     return new
 
