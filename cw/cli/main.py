@@ -24,6 +24,8 @@ COMMANDS: Final = {
     "bench": "send an open-loop load and report what became of it",
     "simulate": "run the scheduler against a seeded world in virtual time; the paper's figures",
     "plan": "how many GPUs does a trace need, and what breaks first?",
+    "tenant": "add tenants, set quotas, make and revoke keys",
+    "catalog": "back the catalog of tenants up, and restore it",
     "status": "show the cluster: executors, models, what became of requests",
     "trace": "export what executors did as a trace, planned beside actual",
     "profile": "show how long a model's batches took, and how good the estimates were",

@@ -13,7 +13,8 @@ Examples:
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -31,6 +32,7 @@ from cw.cli.common import (
     Endpoint,
     add_connection,
     admin_key,
+    administered,
     connected,
     count,
     find_cluster,
@@ -43,8 +45,8 @@ from cw.cli.status import model_json, models_table
 from cw.cli.upload import send_archive
 from cw.cli.versions import rollback, route, share, version, versions, wait_current
 from cw.client import Client
-from cw.errors import ConfigError, UnknownVersion
-from cw.messages import ModelSpec, ModelState, ModelStatus
+from cw.errors import ConfigError, CwError, UnknownVersion
+from cw.messages import CatalogOrder, CatalogVerb, ModelSpec, ModelState, ModelStatus
 from cw.models.archive import FILE_BYTES_MAX, read_manifest
 from cw.rpc.ports import AdminPort
 
@@ -97,6 +99,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     canary.add_argument("--abort", action="store_true", help="end all canaries")
     for verb in (show, listed, back, canary):
         verb.add_argument("name", metavar="NAME")
+    pin = verbs.add_parser("pin", help="keep a model resident; refused if it does not fit")
+    unpin = verbs.add_parser("unpin", help="let a model be unloaded again")
+    sharing = verbs.add_parser("share", help="let another tenant see and call a model")
+    unshare = verbs.add_parser("unshare", help="take that back")
+    for verb in (pin, unpin, sharing, unshare):
+        verb.add_argument("name", metavar="NAME")
+        add_connection(verb)
+    for verb in (sharing, unshare):
+        verb.add_argument("--with", dest="tenant", required=True, metavar="TENANT")
+    add.add_argument(
+        "--tenant",
+        default="",
+        help="whose they are; by default nobody's: theirs "
+        "whose key is the administrator's, or all where there are no tenants",
+    )
     canary.add_argument("shares", type=share, nargs="*", metavar="V=PERCENT")
     remove.add_argument("names", nargs="+", metavar="NAME")
     for verb in (add, listing, show, remove, listed, back, canary):
@@ -117,9 +134,26 @@ def run(args: argparse.Namespace) -> int:
         "versions": versions,
         "rollback": rollback,
         "route": route,
+        "pin": _order,
+        "unpin": _order,
+        "share": _order,
+        "unshare": _order,
     }[args.verb]
     run_async(work, args)
     return 0
+
+
+async def _order(args: argparse.Namespace) -> None:
+    order = CatalogOrder(
+        verb=CatalogVerb(f"{args.verb}Model"),
+        model=args.name,
+        tenant=getattr(args, "tenant", ""),
+    )
+    async with administered(args) as admin:
+        await admin.catalog(order)
+    people.print(f"{args.verb}: {args.name}")
+    if args.json:
+        print_json({args.verb: args.name})
 
 
 async def _list(args: argparse.Namespace) -> None:
@@ -162,6 +196,7 @@ async def _add(args: argparse.Namespace) -> None:
             allow_program=args.allow_program,
             wait=not args.no_wait,
             hold=args.no_switch,
+            tenant=args.tenant,
         )
     if args.json:
         print_json({"models": [model_json(model) for model in added]})
@@ -179,6 +214,7 @@ class _Adding:
     limit: trio.CapacityLimiter
     wait: bool
     hold: bool
+    tenant: str
     added: dict[Path, ModelStatus] = attrs.field(factory=dict)
 
 
@@ -190,6 +226,7 @@ async def add_models(
     allow_program: bool,
     wait: bool = True,
     hold: bool = False,
+    tenant: str = "",
 ) -> list[ModelStatus]:
     """Upload archives side by side and wait until they are profiled, with progress bars.
 
@@ -209,7 +246,9 @@ async def add_models(
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=people) as progress:
-        adding = _Adding(client, admin, progress, trio.CapacityLimiter(_UPLOADS_MAX), wait, hold)
+        adding = _Adding(
+            client, admin, progress, trio.CapacityLimiter(_UPLOADS_MAX), wait, hold, tenant
+        )
         if len(folders) == 1:
             await _add_one(adding, folders[0])
         else:
@@ -234,19 +273,48 @@ async def _add_one(adding: _Adding, folder: Path) -> None:
         adding.progress.advance(bar, had_bytes)
         people.print(f"{folder.name}: resumed at {100 * had_bytes // max(1, size_bytes)} %")
 
-    spec = await send_archive(
-        adding.admin,
-        folder,
-        hold=adding.hold,
-        resumed=resumed,
-        advance=lambda more_bytes: adding.progress.advance(bar, more_bytes),
-    )
+    async with _claimed(adding, read_manifest(folder).to_spec()):
+        spec = await send_archive(
+            adding.admin,
+            folder,
+            hold=adding.hold,
+            resumed=resumed,
+            advance=lambda more_bytes: adding.progress.advance(bar, more_bytes),
+        )
     label = f"  {spec.name} v{spec.version}: profiling"
     adding.progress.update(bar, description=label, total=None, completed=0)
     adding.added[folder] = await _profiled(adding, spec, bar)
     if adding.wait and not adding.hold and spec.version > 1:
         await wait_current(adding.admin, spec.name, spec.version)
     adding.progress.remove_task(bar)
+
+
+@asynccontextmanager
+async def _claimed(adding: _Adding, spec: ModelSpec) -> AsyncIterator[None]:
+    """Have the catalog know whose a model is before it comes: nobody else is to see it meanwhile.
+
+    Raises:
+        ModelConflict: It is another tenant's.
+        QuotaExceeded: It would take its owner past a bound; nothing is uploaded.
+    """
+    if not adding.tenant:
+        yield
+        return
+    await adding.admin.catalog(
+        CatalogOrder(
+            verb=CatalogVerb.CLAIM_MODEL,
+            model=spec.name,
+            tenant=adding.tenant,
+            host_bytes=spec.image_bytes,
+        )
+    )
+    try:
+        yield
+    except CwError:
+        with trio.CancelScope(shield=True), suppress(CwError):  # it is served: an earlier version
+            release = CatalogOrder(verb=CatalogVerb.RELEASE_MODEL, model=spec.name)
+            await adding.admin.catalog(release)
+        raise
 
 
 async def _profiled(adding: _Adding, spec: ModelSpec, bar: TaskID) -> ModelStatus:
