@@ -13,6 +13,7 @@ from cw.sim.journal import End, RequestRecord
 from cw.workload.workload import Call, ClosedLoop
 
 if TYPE_CHECKING:
+    from cw.sim.cells import SimCellRouter
     from cw.sim.gateway import SimGateway
     from cw.sim.world import World
 
@@ -94,9 +95,9 @@ class SimClients:
             patience_ns = int(self._random.random() * slo_ns)
             world.engine.after(patience_ns, gateway.cancel, record.request_id)
 
-    def _gateway(self) -> "SimGateway | None":
+    def _gateway(self) -> "SimGateway | SimCellRouter | None":
         """Say who is next; nobody, once all are dead."""
-        gateways = self._world.gateways
+        gateways = self._world.doors
         for _ in gateways:
             self._turn += 1
             gateway = gateways[self._turn % len(gateways)]

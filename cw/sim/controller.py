@@ -41,6 +41,7 @@ from cw.messages import (
     RequestId,
     Settled,
 )
+from cw.sim.checkers import Checkers
 from cw.sim.executor import SimExecutor
 from cw.sim.gateway import CONTROL_BYTES, SimGateway
 from cw.sim.lives import describe
@@ -60,6 +61,8 @@ class SimController:
 
     world: "World"
     core: Scheduler
+    checkers: Checkers
+    """They see what concerns this controller."""
     validate_every: int = 0
     """Have the scheduler check its own invariants after so many events; 0: never."""
     ready: set[ModelId] = attrs.field(factory=set)
@@ -130,11 +133,11 @@ class SimController:
             if isinstance(command, Decide):
                 decision = command.decision
                 on = self._planned_on(decision)
-                self.world.checkers.decided(decision, on=on, now_ns=now_ns)
+                self.checkers.decided(decision, on=on, now_ns=now_ns)
                 told.setdefault(command.gateway_id, []).append(decision)
             elif isinstance(command, SendAction):
                 executor_id, action = command.executor_id, command.action
-                self.world.checkers.sent(executor_id, action, now_ns=now_ns)
+                self.checkers.sent(executor_id, action, now_ns=now_ns)
                 executor = self._executors.get(executor_id)
                 if executor is not None:
                     executor.to_executor.send(CONTROL_BYTES, executor.receive, action)
@@ -155,7 +158,7 @@ class SimController:
                     link.send(CONTROL_BYTES, executor.cancel, request_id, attempt)
             case DropExecutor(executor_id=executor_id, reason=reason):
                 if executor_id in self._executors:
-                    self.world.checkers.dropped(executor_id, reason)
+                    self.checkers.dropped(executor_id, reason)
                     self.world.cut_off(self._executors[executor_id])
             case AnnounceModel(model_id=model_id, ready=ready):
                 (self.ready.add if ready else self.ready.discard)(model_id)
@@ -212,7 +215,7 @@ class SimController:
         for gateway, link in self._gateways.values():
             link.send(CONTROL_BYTES, gateway.executor_lost, executor.executor_id)
         executor_id = executor.executor_id
-        self.world.checkers.lost(executor_id, self._work_on(executor_id))
+        self.checkers.lost(executor_id, self._work_on(executor_id))
         self.handle(ExecutorLost(executor_id=executor.executor_id))
 
 

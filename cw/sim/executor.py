@@ -35,6 +35,7 @@ from cw.sim.lane import Brought, Pending, SimLane, model_of
 from cw.sim.network import Link
 
 if TYPE_CHECKING:
+    from cw.sim.controller import SimController
     from cw.sim.gateway import SimGateway
     from cw.sim.world import World
 
@@ -56,6 +57,7 @@ class SimExecutor:
     world: "World"
     executor_id: ExecutorId
     name: str
+    controller: "SimController"
     to_executor: Link
     to_controller: Link
     infer_lane: SimLane
@@ -241,7 +243,7 @@ class SimExecutor:
         if spec.pages > len(self.free_pages):
             return Outcome.PAGES_EXHAUSTED
         self.pages_of[model_id] = [self.free_pages.pop() for _ in range(spec.pages)]
-        self.world.checkers.pages_claimed(self, model_id, self.pages_of[model_id])
+        self.controller.checkers.pages_claimed(self, model_id, self.pages_of[model_id])
         self.residency.step(model_id, Step.LOAD_BEGINS)
         return profile.load_ns(spec.image_bytes)
 
@@ -251,7 +253,7 @@ class SimExecutor:
             self.residency.step(model_id, Step.UNLOAD_BEGINS)
             pages = self.pages_of.pop(model_id)
             self.free_pages.extend(pages)
-            self.world.checkers.pages_freed(self, model_id, pages)
+            self.controller.checkers.pages_freed(self, model_id, pages)
             self.residency.step(model_id, Step.UNLOAD_ENDS)
         if forget:
             self.residency.step(model_id, Step.FORGOTTEN)
@@ -262,7 +264,7 @@ class SimExecutor:
         self._remember(pending.action.action_id)
         device_ns = planned_ns and self._takes_ns(lane, pending, planned_ns)
         world = self.world
-        world.checkers.started(self, lane, pending, now_ns=now_ns + pending.to_cluster_ns)
+        self.controller.checkers.started(self, lane, pending, now_ns=now_ns + pending.to_cluster_ns)
         world.engine.after(device_ns, self._end, lane, pending, now_ns, device_ns)
 
     def _takes_ns(self, lane: SimLane, pending: Pending, planned_ns: int) -> int:
@@ -287,7 +289,7 @@ class SimExecutor:
         lane.running = None
         # A clock that was set back meanwhile must not end an action before its start.
         lane.plan.ran(start_ns, max(start_ns, self.now_ns()))
-        self.world.checkers.ended(self, lane, pending)
+        self.controller.checkers.ended(self, lane, pending)
         self.world.count(action, device_ns)
         self._conclude(pending, Outcome.OK, start_ns=start_ns, device_ns=device_ns)
         for each in self.lanes:
@@ -326,7 +328,7 @@ class SimExecutor:
             clock_error_ns=self.clock.error_bound_ns(end_ns),
             ran=tuple([ran and position in pending.inputs for position in range(len(slots))]),
         )
-        self.to_controller.send(_RESULT_BYTES, self.world.controller.result, self, result)
+        self.to_controller.send(_RESULT_BYTES, self.controller.result, self, result)
         if pending.inputs:
             self._reply(action.action_id, outcome, pending.inputs.values())
 

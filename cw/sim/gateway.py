@@ -36,6 +36,7 @@ from cw.sim.journal import End, RequestRecord
 from cw.sim.network import Link
 
 if TYPE_CHECKING:
+    from cw.sim.controller import SimController
     from cw.sim.world import World
 
 CONTROL_BYTES: Final = 128
@@ -50,6 +51,7 @@ class SimGateway:
 
     world: "World"
     gateway_id: GatewayId
+    controller: "SimController"
     to_controller: Link
     to_executors: dict[ExecutorId, Link] = attrs.field(factory=dict)
     alive: bool = True
@@ -58,6 +60,11 @@ class SimGateway:
     """A heap, also of requests that were answered before: one alarm serves them all."""
     _alarm_ns: int | None = None
     _sequence: int = 0
+
+    @property
+    def open_requests(self) -> int:
+        """How many wait for their answer."""
+        return len(self._open)
 
     # --- clients ----------------------------------------------------------------------------------
 
@@ -92,7 +99,7 @@ class SimGateway:
             ask_next=ask_next,
         )
         world.journal.add(record)
-        world.checkers.arrived(record)
+        self.controller.checkers.arrived(record)
         self._open[request_id] = record
         if not record.is_best_effort:
             heapq.heappush(self._deadlines, (record.deadline_ns, request_id))
@@ -105,7 +112,7 @@ class SimGateway:
             deadline_ns=record.deadline_ns,
             tenant_id=TenantId(tenant),
         )
-        self.to_controller.send(CONTROL_BYTES, world.controller.arrive, self, descriptor)
+        self.to_controller.send(CONTROL_BYTES, self.controller.arrive, self, descriptor)
         return record
 
     def cancel(self, request_id: RequestId) -> None:
@@ -257,7 +264,7 @@ class SimGateway:
     def _end(self, record: RequestRecord, end: End, reason: str) -> None:
         del self._open[record.request_id]
         self.world.journal.close(record, end, reason, now_ns=self.world.engine.now_ns)
-        self.world.checkers.answered(record)
+        self.controller.checkers.answered(record)
         if record.ask_next is not None:
             record.ask_next(record)
 
@@ -272,7 +279,7 @@ class SimGateway:
     def _tell(self, reports: list[Settled | AttemptFailed | Cancel]) -> None:
         if reports:
             size_bytes = CONTROL_BYTES * len(reports)
-            self.to_controller.send(size_bytes, self.world.controller.report, self, reports)
+            self.to_controller.send(size_bytes, self.controller.report, self, reports)
 
 
 def _unless_promised(record: RequestRecord, end: End) -> End:

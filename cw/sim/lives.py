@@ -14,6 +14,7 @@ from cw.sim.executor import SimExecutor
 from cw.sim.lane import SimLane
 
 if TYPE_CHECKING:
+    from cw.sim.controller import SimController
     from cw.sim.world import World
 
 
@@ -22,6 +23,7 @@ def new_executor(
     executor_id: ExecutorId,
     name: str,
     *,
+    controller: "SimController",
     clock: EdgeClock,
     seed: int,
     survived: SimExecutor | None = None,
@@ -32,6 +34,7 @@ def new_executor(
         world: Where it lives.
         executor_id: Given by the controller.
         name: Stays the same over all of its lives.
+        controller: Of its cell.
         clock: What it lives by.
         seed: Of its durations.
         survived: The same process before its connection was cut: what it had prepared and loaded
@@ -48,6 +51,7 @@ def new_executor(
         world=world,
         executor_id=executor_id,
         name=name,
+        controller=controller,
         to_executor=world.network.link(),
         to_controller=world.network.link(),
         infer_lane=infer_lane,
@@ -71,7 +75,7 @@ def _take_over(before: SimExecutor, after: SimExecutor) -> None:
             after.residency.step(model_id, Step.LOAD_BEGINS)
             after.residency.step(model_id, Step.LOAD_ENDS)
             after.pages_of[model_id] = before.pages_of[model_id]
-            after.world.checkers.pages_claimed(after, model_id, after.pages_of[model_id])
+            after.controller.checkers.pages_claimed(after, model_id, after.pages_of[model_id])
             taken.update(before.pages_of[model_id])
     after.free_pages = [page for page in after.free_pages if page not in taken]
 

@@ -70,6 +70,10 @@ class Scenario:
     workload: Workload
     executors: int = 1
     gateways: int = 1
+    cells: int = 1
+    """Controllers, each with an equal part of the executors."""
+    cell_rule: str = "spill"
+    """By which gateways choose among cells: see `cw.sim.cells.RULES`."""
     slo_ns: int = 50 * MS
     """What is taken where nothing else is said; each request has its own."""
     duration_ns: int = 30 * SECOND

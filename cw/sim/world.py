@@ -25,7 +25,8 @@ from cw.messages import (
     ModelId,
 )
 from cw.sim.bound import BoundMeter
-from cw.sim.checkers import Checkers, checkers_for
+from cw.sim.cells import SimCellRouter
+from cw.sim.checkers import checkers_for
 from cw.sim.clients import SimClients
 from cw.sim.clocks import EdgeClock, draw_clocks, keep_pinging
 from cw.sim.controller import SimController
@@ -81,14 +82,24 @@ class World:
                 after_ns=scenario.network.delay_ns,
             ),
         )
-        self.checkers: Final[Checkers] = checkers_for(scenario)
         self.network: Final = Network(
             self.engine, scenario.network, random.Random(f"network {scenario.seed}")
         )
-        core = Scheduler(scenario.settings, epoch=Epoch(1), ticket_seed=scenario.seed)
-        self.controller: Final = SimController(self, core, validate_every=validate_every)
+        self.controllers: Final = [
+            SimController(
+                self,
+                Scheduler(scenario.settings, epoch=Epoch(1), ticket_seed=scenario.seed + cell),
+                checkers_for(scenario),
+                validate_every=validate_every,
+            )
+            for cell in range(scenario.cells)
+        ]
+        self.controller: Final = self.controllers[0]
+        """The only one, unless the scenario has cells."""
         self.executors: Final[dict[ExecutorId, SimExecutor]] = {}
         self.gateways: Final[list[SimGateway]] = []
+        self.doors: Final[list[SimGateway | SimCellRouter]] = []
+        """Where clients come: the gateways, or routers before each one's part in every cell."""
         self.begin_ns = 0
         """When the traffic began."""
         self._models: Final = scenario.specs()
@@ -140,36 +151,50 @@ class World:
         while self.journal.unanswered:  # gateways answer at the deadline, so this ends
             self.engine.run(until_ns=self.engine.now_ns + _LOOK_NS)
         self.engine.run(until_ns=self.engine.now_ns + _DRAIN_NS)
-        self.controller.core.validate()
-        self.checkers.finish()
+        for controller in self.controllers:
+            controller.core.validate()
+            controller.checkers.finish()
         return self.journal
 
     # --- registration -----------------------------------------------------------------------------
 
     def _register(self) -> None:
-        for number in range(self.scenario.gateways):
-            gateway = SimGateway(self, GatewayId(number + 1), self.network.link())
-            self.gateways.append(gateway)
-            self.controller.join_gateway(gateway)
-        self.controller.handle(*(ModelAdded(spec=spec) for spec in self._models))
+        for _ in range(self.scenario.gateways):
+            self._open_gateway()
+        for controller in self.controllers:
+            controller.handle(*(ModelAdded(spec=spec) for spec in self._models))
         for number in range(self.scenario.executors):
             self._join(f"executor-{number}", number)
         until_ns = self.engine.now_ns + _REGISTRATION_MAX_NS
         while not self._registered():
             if self.engine.now_ns >= until_ns:
-                waiting = len(self._models) - len(self.controller.ready)
+                waiting = len(self._models) - min(len(each.ready) for each in self.controllers)
                 raise ConfigError(
                     f"{waiting} of {len(self._models)} models are not ready after a day: expected "
                     f"each to fit the {self.profile.pages_total} pages of {self.profile.name!r}"
                 )
             self.engine.run(until_ns=self.engine.now_ns + _LOOK_NS)
 
+    def _open_gateway(self) -> None:
+        parts = []
+        for controller in self.controllers:
+            # Each part has ids of its own, so that no two cells' requests are called the same.
+            gateway_id = GatewayId(len(self.gateways) + 1)
+            gateway = SimGateway(self, gateway_id, controller, self.network.link())
+            self.gateways.append(gateway)
+            controller.join_gateway(gateway)
+            parts.append(gateway)
+        rule = self.scenario.cell_rule
+        self.doors.append(parts[0] if len(parts) == 1 else SimCellRouter(parts, rule))
+
     def _registered(self) -> bool:
-        if len(self.controller.ready) < len(self._models):
+        if any(len(controller.ready) < len(self._models) for controller in self.controllers):
             return False
-        status = self.controller.core.status(self.engine.now_ns)
-        serving = [each for each in status.executors if each.state == "serving"]
-        return len(serving) == self.scenario.executors
+        serving = 0
+        for controller in self.controllers:
+            status = controller.core.status(self.engine.now_ns)
+            serving += sum(each.state == "serving" for each in status.executors)
+        return serving == self.scenario.executors
 
     # --- executors' lives -------------------------------------------------------------------------
 
@@ -178,13 +203,19 @@ class World:
         scenario = self.scenario
         clock = EdgeClock(self._clocks[number], ClockSync() if scenario.synchronises else None)
         executor = new_executor(
-            self, executor_id, name, clock=clock, seed=scenario.seed, survived=survived
+            self,
+            executor_id,
+            name,
+            controller=self.controllers[number * scenario.cells // scenario.executors],
+            clock=clock,
+            seed=scenario.seed,
+            survived=survived,
         )
         self.executors[executor_id] = executor
         if number == len(self._current):
             self._current.append(executor)
         self._current[number] = executor
-        join = functools.partial(self.controller.join_executor, executor)
+        join = functools.partial(executor.controller.join_executor, executor)
         if clock.sync is None:
             join()
         else:
@@ -197,8 +228,8 @@ class World:
             return
         executor.alive = False
         noticed_ns = self.engine.now_ns + self.scenario.detection_ns
-        self.checkers.silenced(executor.executor_id, noticed_ns=noticed_ns)
-        self.engine.at(noticed_ns, self.controller.lose_executor, executor)
+        executor.controller.checkers.silenced(executor.executor_id, noticed_ns=noticed_ns)
+        self.engine.at(noticed_ns, executor.controller.lose_executor, executor)
         if for_ns:
             back_ns = max(for_ns, self.scenario.detection_ns + MS)
             self.engine.after(back_ns, self._join, executor.name, number)
@@ -208,13 +239,13 @@ class World:
         executor.stalled_until_ns = max(executor.stalled_until_ns, self.engine.now_ns + for_ns)
         if for_ns > self.scenario.silence_ns:
             noticed_ns = self.engine.now_ns + self.scenario.silence_ns
-            self.checkers.silenced(executor.executor_id, noticed_ns=noticed_ns)
+            executor.controller.checkers.silenced(executor.executor_id, noticed_ns=noticed_ns)
             self.engine.at(noticed_ns, self._give_up, executor, number, for_ns)
 
     def _give_up(self, executor: SimExecutor, number: int, for_ns: int) -> None:
         if executor.alive:
             executor.alive = False
-            self.controller.lose_executor(executor)
+            executor.controller.lose_executor(executor)
             back_ns = for_ns - self.scenario.silence_ns + _REJOIN_NS
             self.engine.after(back_ns, self._join, executor.name, number, executor)
 
@@ -223,7 +254,7 @@ class World:
         if executor.alive:
             executor.alive = False
             self.disturb(f"{executor.name} was cut off")
-            self.engine.after(0, self.controller.lose_executor, executor)
+            self.engine.after(0, executor.controller.lose_executor, executor)
             number = self._current.index(executor)
             self.engine.after(_REJOIN_NS, self._join, executor.name, number, executor)
 
@@ -260,7 +291,7 @@ class World:
                 if gateway.alive:
                     gateway.die()
                     delay_ns = self.scenario.detection_ns
-                    self.engine.after(delay_ns, self.controller.lose_gateway, gateway)
+                    self.engine.after(delay_ns, gateway.controller.lose_gateway, gateway)
             case _:
                 assert_never(fault.kind)
 
@@ -278,7 +309,8 @@ class World:
     def disturb(self, what: str, *, for_ns: int = 0) -> None:
         """Note something outside of the plan that may break a promise."""
         now_ns = self.engine.now_ns
-        self.checkers.disturbed(what, now_ns=now_ns, until_ns=now_ns + for_ns)
+        for controller in self.controllers:
+            controller.checkers.disturbed(what, now_ns=now_ns, until_ns=now_ns + for_ns)
 
     def count(self, action: Action, device_ns: int) -> None:
         """Count an action that has just ended after `device_ns`."""

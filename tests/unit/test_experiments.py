@@ -24,6 +24,7 @@ TINY = {
     "fig8": ["--time-scale", "0.1", "--only", "0x0,12x16"],
     "fig9": ["--minutes", "0.01"],
     "scale": ["--time-scale", "0.2"],
+    "cells": ["--time-scale", "0.1", "--only", "home,even"],
     "frontier": ["--time-scale", "0.1", "--only", "v25"],
     "goals": ["--time-scale", "0.1", "--only", "overload,capacity,alone,v25,mix100"],
     "mixed": ["--time-scale", "0.1", "--only", "1"],

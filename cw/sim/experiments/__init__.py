@@ -16,6 +16,7 @@ NAMES: Final = (
     "fig8",
     "fig9",
     "scale",
+    "cells",
     "frontier",
     "goals",
     "mixed",
