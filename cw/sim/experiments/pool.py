@@ -8,6 +8,7 @@ import copyreg
 import functools
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from types import MappingProxyType, TracebackType
@@ -53,6 +54,11 @@ def _simulate(
         raise
 
 
+def _leave_interrupts_to_the_parent() -> None:
+    """Ignore a terminal's Ctrl-C in a process of the pool, which would print a traceback each."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _silent(what: str, share: float) -> None:
     del what, share
 
@@ -62,11 +68,15 @@ class Pool:
     """A bounded pool of processes, begun when first needed.
 
     Use it as a context: leaving it ends the processes, and what has not begun yet is not begun.
+    Leaving it by an exception ends runs that have begun, too: some take minutes, and whoever
+    interrupts a command that then goes on interrupts it again, harder.
     """
 
     jobs: int = attrs.field(factory=lambda: os.cpu_count() or 1)
     progress: Progress = _silent
     _executor: ProcessPoolExecutor | None = None
+    _not_ours: frozenset[int | None] = frozenset()
+    """Child processes of before."""
 
     def __enter__(self) -> Self:
         return self
@@ -77,9 +87,14 @@ class Pool:
         raised: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
-            self._executor = None
+        if self._executor is None:
+            return
+        if raised is not None:
+            for child in multiprocessing.active_children():
+                if child.pid not in self._not_ours:
+                    child.terminate()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor = None
 
     def map(
         self, function: Callable[[Item], Answer], items: Sequence[Item], *, what: str
@@ -121,5 +136,8 @@ class Pool:
         if self._executor is None:
             # Forking would copy a parent that holds threads and locks.
             context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(self.jobs, mp_context=context)
+            self._not_ours = frozenset(child.pid for child in multiprocessing.active_children())
+            self._executor = ProcessPoolExecutor(
+                self.jobs, mp_context=context, initializer=_leave_interrupts_to_the_parent
+            )
         return self._executor
