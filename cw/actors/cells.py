@@ -205,8 +205,10 @@ class CellSessions:
             PeerDisconnected: A cell can't be reached; nothing is served wrongly, add it again.
             ModelConflict: The name is taken by other contents.
         """
-        for session in self._all():
-            numbered = await session.add_model(spec, hold=hold)
+        first, *others = self._all()
+        numbered = await first.add_model(spec, hold=hold)
+        for session in others:
+            await session.add_model(spec, hold=hold)
         return numbered
 
     async def versions(self, name: str) -> Sequence[VersionStatus]:
@@ -223,8 +225,10 @@ class CellSessions:
         Raises:
             PeerDisconnected: A cell can't be reached.
         """
-        for session in self._all():
-            versions = await session.route_model(order)
+        first, *others = self._all()
+        versions = await first.route_model(order)
+        for session in others:
+            await session.route_model(order)
         return versions
 
     async def catalog(self, order: CatalogOrder) -> CatalogAnswer:
