@@ -101,6 +101,9 @@ struct Slot {
 
   deadlineNs @2 :Common.Instant;
   # The request's own; its outputs need not be kept for longer.
+
+  tenantId @3 :Common.TenantId;
+  # Who pays for its part of the batch.
 }
 
 struct CancelSlot {

@@ -26,6 +26,7 @@ from cw.actors.data_port import DataPort
 from cw.actors.executor_host import ExecutorHost, input_buffer
 from cw.actors.heartbeat import keep_heartbeat
 from cw.actors.lane import LaneActor
+from cw.actors.meters import ExecutorMeter
 from cw.actors.queued import Ended, Queued, local_window, model_of, record_of, result_of
 from cw.actors.telemetry import Telemetry
 from cw.actors.weights_cache import LocateModel, WeightsCache
@@ -45,11 +46,12 @@ from cw.messages import (
     ExecutorHello,
     Incarnation,
     Infer,
+    ModelSpec,
     Orders,
     Outcome,
     Prepare,
 )
-from cw.rpc.ports import ControllerPort, DialController, Peer
+from cw.rpc.ports import ControllerPort, DialController, ExecutorSession, Peer
 from cw.units import SECOND, format_ms
 
 logger = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ class ExecutorActor:
         telemetry: Where records of actions go, if anywhere.
         host: What it shares with other executors of its process, if there are any: then that
             runs the data port and the telemetry.
+        meter: Writes down what is used, if anybody does.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class ExecutorActor:
         link: LinkSettings,
         telemetry: Telemetry | None = None,
         host: ExecutorHost | None = None,
+        meter: ExecutorMeter | None = None,
     ) -> None:
         self._name = name
         self._incarnation = incarnation
@@ -99,6 +103,9 @@ class ExecutorActor:
         self._settings = settings
         self._link_settings = link
         self._telemetry = telemetry
+        self._meter = meter
+        self.session: ExecutorSession | None = None
+        """The controller, while there is one."""
         self._weights = WeightsCache(device, locate)
         self._host = host
         self._buffer = host.buffer if host else input_buffer(settings, link)
@@ -202,6 +209,7 @@ class ExecutorActor:
                 joining.deadline = math.inf
                 self._begin(link, welcome.epoch)
                 link.start(welcome, session)
+                self.session = session
                 logger.info(
                     "joined executor=%s id=%d epoch=%d", self._name, link.executor_id, link.epoch
                 )
@@ -209,6 +217,7 @@ class ExecutorActor:
                 await link.wait_closed()
                 raise PeerDisconnected("the controller closed the session, or was given up")
         finally:
+            self.session = None
             link.close()
 
     def _hello(self) -> ExecutorHello:
@@ -315,6 +324,14 @@ class ExecutorActor:
 
     # --- the lanes' host ---
 
+    def action_begins(self, queued: Queued) -> None:
+        """Write down that it does, before anything is used."""
+        if self._meter is not None:
+            self._meter.began(queued, self._spec_of(queued.action))
+
+    def _spec_of(self, action: Action) -> ModelSpec | None:
+        return action.model if isinstance(action, Prepare) else self._weights.spec(action.model_id)
+
     def action_ended(self, queued: Queued, ended: Ended) -> None:
         """Let the lanes go on, then wake the gateways' calls and tell the controller.
 
@@ -331,6 +348,8 @@ class ExecutorActor:
             self._tell(queued, ended)
 
     def _tell(self, queued: Queued, ended: Ended) -> None:
+        if self._meter is not None:  # before anybody hears of it
+            self._meter.ended(queued, ended, self._spec_of(queued.action))
         if queued.key is not None:
             self.data_port.wake((queued.key,))
             if self._host is not None:
@@ -344,7 +363,7 @@ class ExecutorActor:
         if self._telemetry is None:
             return
         action = queued.action
-        spec = action.model if isinstance(action, Prepare) else self._weights.spec(action.model_id)
+        spec = self._spec_of(action)
         record = record_of(
             queued,
             result,

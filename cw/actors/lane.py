@@ -29,6 +29,10 @@ from cw.messages import Infer, Load, Outcome, Prepare, Unload
 class LaneHost(Protocol):
     """Who owns the lane."""
 
+    def action_begins(self, queued: Queued) -> None:
+        """Write down that the device gets an action; must not wait."""
+        ...
+
     def action_ended(self, queued: Queued, ended: Ended) -> None:
         """Tell everybody; must not wait."""
         ...
@@ -171,6 +175,7 @@ class LaneActor:
 
     async def _perform(self, queued: Queued) -> None:
         """Run an action on the device, whatever comes of it."""
+        self._host.action_begins(queued)
         start_ns = now_ns()
         try:
             match queued.action:

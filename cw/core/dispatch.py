@@ -97,6 +97,7 @@ class Dispatcher:
                         deadline_ns=start_ns + busy_ns + KEPT_NS
                         if rider.is_best_effort
                         else rider.deadline_ns,
+                        tenant_id=rider.tenant_id,
                     )
                     for rider in riders
                 ]

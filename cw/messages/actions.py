@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import attrs
 
-from cw.messages.ids import ActionId, Attempt, Epoch, ModelId, RequestId, Ticket
+from cw.messages.ids import ActionId, Attempt, Epoch, ModelId, RequestId, TenantId, Ticket
 from cw.messages.models import ModelSpec
 
 
@@ -27,6 +27,8 @@ class Slot:
     request_id: RequestId
     attempt: Attempt
     deadline_ns: int
+    tenant_id: TenantId = TenantId(0)
+    """Who pays for its part of the batch."""
 
 
 @attrs.frozen(kw_only=True)

@@ -18,6 +18,7 @@ from cw.messages import (
     Prepare,
     RequestId,
     Slot,
+    TenantId,
     Ticket,
     Unload,
     Window,
@@ -81,6 +82,8 @@ def action_to_wire(action: Action, wire: Any) -> None:
                 put(SLOT.request_id, slot.request_id)
                 put(SLOT.attempt, slot.attempt)
                 put(SLOT.deadline_ns, slot.deadline_ns)
+                if slot.tenant_id:
+                    put(SLOT.tenant_id, slot.tenant_id)
         case Load():
             init(ACTION.load)._set_by_field(LOAD.model_id, action.model_id)
         case Unload():
@@ -151,6 +154,7 @@ def _slot_from_wire(wire: Any) -> Slot:
         request_id=RequestId(get(SLOT.request_id)),
         attempt=Attempt(get(SLOT.attempt)),
         deadline_ns=get(SLOT.deadline_ns),
+        tenant_id=TenantId(get(SLOT.tenant_id)),
     )
 
 

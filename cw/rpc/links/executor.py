@@ -3,7 +3,15 @@
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from cw.messages import ActionResult, BatchInputs, BatchOutputs, CancelSlot, Orders, Pong
+from cw.messages import (
+    ActionResult,
+    BatchInputs,
+    BatchOutputs,
+    CancelSlot,
+    Orders,
+    Pong,
+    UsageBatch,
+)
 from cw.rpc import schema
 from cw.rpc.codec.actions import (
     action_result_from_wire,
@@ -21,6 +29,7 @@ from cw.rpc.codec.payloads import (
     batch_outputs_to_wire,
 )
 from cw.rpc.codec.reports import pong_from_wire, pong_to_wire
+from cw.rpc.codec.usage import usage_batch_from_wire, usage_batch_to_wire
 from cw.rpc.kj_connection import KjConnection
 from cw.rpc.links.base import Stub, asked, told
 from cw.rpc.outbox import Outbox
@@ -88,6 +97,14 @@ class ExecutorSessionStub(Stub):
 
         return await self._ask("ping", fill, lambda results: pong_from_wire(results.pong))
 
+    async def meter(self, batch: UsageBatch) -> int:
+        """See `ExecutorSession.meter`."""
+        return await self._ask(
+            "meter",
+            lambda params: usage_batch_to_wire(batch, params.init("batch")),
+            lambda results: int(results.through),
+        )
+
 
 class ExecutorSessionGate(schema.control.ExecutorSession.Server):  # type: ignore[misc]
     """The door of a controller to one of its executors."""
@@ -100,6 +117,11 @@ class ExecutorSessionGate(schema.control.ExecutorSession.Server):  # type: ignor
     tell_context = told(
         lambda params: [action_result_from_wire(it) for it in params.results],
         lambda gate, results: gate.session.tell(results),
+    )
+    meter_context = asked(
+        lambda params: usage_batch_from_wire(params.batch),
+        lambda gate, batch: gate.session.meter(batch),
+        lambda results, through: setattr(results, "through", through),
     )
     ping_context = asked(
         lambda params: params.sentNs,
