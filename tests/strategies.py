@@ -52,38 +52,6 @@ def model_specs():
     )
 
 
-def shares():
-    return st.builds(m.Share, version=u32s, percent=u32s)
-
-
-def routes():
-    return st.builds(m.Route, name=texts, current=u64s, shares=tuples(shares()))
-
-
-def route_orders():
-    return st.builds(
-        m.RouteOrder, name=texts, switch_to=u32s, shares=tuples(shares()), is_whole=st.booleans()
-    )
-
-
-def version_statuses():
-    return st.builds(
-        m.VersionStatus,
-        version=u32s,
-        model_id=u64s,
-        role=st.sampled_from(m.VersionRole),
-        percent=u32s,
-        is_previous=st.booleans(),
-        detail=texts,
-    )
-
-
-def upload_offers():
-    return st.builds(
-        m.UploadOffer, manifest_sha256=texts, sizes=st.dictionaries(texts, u64s, max_size=3)
-    )
-
-
 def profile_entries():
     return st.builds(
         m.ProfileEntry,
@@ -258,10 +226,16 @@ def decisions():
     )
 
 
+def routes():
+    share = st.builds(m.Share, version=u32s, percent=u32s)
+    return st.builds(m.Route, name=texts, current=u64s, shares=tuples(share))
+
+
 def notices():
     address = st.builds(m.ExecutorAddress, executor_id=u64s, address=texts)
     return st.builds(
         m.Notices,
+        directory=tuples(st.just(m.DirectoryChange(keys_revoked=("k",))), max_size=2),
         models_added=tuples(model_specs(), max_size=2),
         models_removed=tuples(u64s),
         routes=tuples(routes(), max_size=2),

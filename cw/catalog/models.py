@@ -1,16 +1,19 @@
 """Whose each model is, who may use it, and which stay resident."""
 
 from collections.abc import Collection
+from typing import Final
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from cw.catalog.clock import now_ms
-from cw.catalog.tables import MODEL_SHARES, MODELS
+from cw.catalog.tables import MODEL_SHARES, MODELS, NAME_LENGTH_MAX
 from cw.catalog.tenants import quota_of, tenant_id_of
 from cw.errors import ModelConflict, QuotaExceeded, RequestInvalid, UnknownModel
 from cw.messages import NO_TENANT, ModelAccess, TenantId
 from cw.units import format_bytes
+
+_BYTES_MAX: Final = 1 << 62
 
 
 def own_model(connection: Connection, name: str, tenant: str, host_bytes: int) -> ModelAccess:
@@ -23,6 +26,11 @@ def own_model(connection: Connection, name: str, tenant: str, host_bytes: int) -
         ModelConflict: It is another tenant's.
         QuotaExceeded: It would take its owner past its bounds.
     """
+    if not 0 < len(name) <= NAME_LENGTH_MAX or not 0 <= host_bytes <= _BYTES_MAX:
+        raise RequestInvalid(
+            f"expected a name of 1 to {NAME_LENGTH_MAX} characters and at most {_BYTES_MAX} bytes, "
+            f"got {len(name)} and {host_bytes}"
+        )
     row = connection.execute(select(MODELS).where(MODELS.c.name == name)).first()
     tenant_id = tenant_id_of(connection, tenant)
     if row is not None and not tenant:

@@ -45,6 +45,12 @@ CLUSTER = messages.ClusterStatus(
 
 # --- actors that note what comes ------------------------------------------------------------------
 
+VERSIONS = (
+    messages.VersionStatus(
+        version=3, model_id=5, role=messages.VersionRole.CANARY, percent=10, detail="why"
+    ),
+)
+
 
 class Told:
     """Notes what it is told; may be told to fail."""
@@ -74,8 +80,16 @@ class Session(Told):
     async def ping(self, sent_ns):
         return messages.Pong(received_ns=sent_ns + 1, replied_ns=sent_ns + 2)
 
-    async def add_model(self, spec):
+    async def add_model(self, spec, *, hold=False):
         self.told.append(spec)
+        return attrs.evolve(spec, version=9 if hold else 1)
+
+    async def versions(self, name):
+        return VERSIONS
+
+    async def route_model(self, order):
+        self.told.append(order)
+        return VERSIONS
 
     async def remove_model(self, model_id):
         raise errors.UnknownModel(f"no model {model_id}")
@@ -139,6 +153,9 @@ class Gateway:
         self.pieces = []
         self.discarded = trio.Event()
 
+    async def wait_ended(self):
+        await trio.sleep_forever()
+
     async def login(self, key):
         if key != "tenant":
             raise errors.AccessDenied("this key opens nothing")
@@ -157,7 +174,7 @@ class Gateway:
     async def models(self):
         return [STATUS]
 
-    async def model_status(self, name):
+    async def model_status(self, name, version=0):
         raise errors.UnknownModel(f"no model {name}")
 
     async def status(self):
@@ -169,14 +186,32 @@ class Gateway:
     async def remove_model(self, name):
         self.pieces.append(name)
 
-    async def begin_upload(self):
+    async def versions(self, name):
+        return VERSIONS
+
+    async def route_model(self, order):
+        self.pieces.append(order)
+        return VERSIONS
+
+    token = "token"
+
+    async def begin_upload(self, offer):
+        self.pieces.append(offer)
         return self
 
-    async def write(self, file, data):
-        self.pieces.append((file, bytes(data)))
+    async def resume_upload(self, token):
+        if token != self.token:
+            raise errors.UnknownUpload(f"no upload {token}")
+        return self
 
-    async def commit(self):
-        return SPEC
+    async def progress(self):
+        return {"model.toml": 7}
+
+    async def write(self, file, data, *, offset, crc32):
+        self.pieces.append((file, bytes(data), offset, crc32))
+
+    async def commit(self, *, hold=False):
+        return attrs.evolve(SPEC, version=9 if hold else 1)
 
     async def discard(self):
         self.discarded.set()

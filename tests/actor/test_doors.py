@@ -3,8 +3,10 @@
 The store is a real one in a temporary folder, on the real clock: its work is done in threads.
 """
 
+import hashlib
 import hmac
 import shutil
+import zlib
 
 import attrs
 import pytest
@@ -13,17 +15,18 @@ import trio
 from cw.actors.doors import ServingDoor
 from cw.actors.gateway import GatewayActor
 from cw.config import GatewaySettings, LinkSettings
+from cw.core.routes import Routes
 from cw.errors import (
     AccessDenied,
     ArchiveInvalid,
     ManifestInvalid,
-    ModelConflict,
-    OutboxFull,
     PeerDisconnected,
     ProgramNotAllowed,
     RequestInvalid,
     UnknownModel,
+    UnknownUpload,
 )
+from cw.messages import CatalogAnswer, UploadOffer
 from cw.models.archive import FILE_BYTES_MAX
 from cw.models.examples.tiny import MLP
 from cw.models.manifest import dump_manifest
@@ -52,20 +55,28 @@ def newer(packed, tmp_path_factory):
 class Session:
     """The controller's catalog, and nothing else of it."""
 
+    routes: Routes
+    """The gateway's, told at once."""
     added: list = attrs.Factory(list)
     removed: list = attrs.Factory(list)
     adding: trio.Event | None = None
     """If set, an addition waits for it."""
     asked: trio.Event = attrs.Factory(trio.Event)
 
-    async def add_model(self, spec):
+    async def add_model(self, spec, *, hold=False):
         self.asked.set()
         if self.adding is not None:
             await self.adding.wait()
         self.added.append(spec)
+        self.routes.add(spec)
+        return spec
+
+    async def catalog(self, order):
+        return CatalogAnswer()
 
     async def remove_model(self, model_id):
         self.removed.append(model_id)
+        self.routes.remove(model_id)
 
 
 @attrs.frozen
@@ -85,7 +96,7 @@ class Rig:
 
     def is_empty(self):
         """Whether the store holds no model and nothing half done."""
-        return not self.staged() and not self.store.models() and self.door.uploads_open == 0
+        return not self.staged() and not self.store.models()
 
     def staged(self):
         return list((self.store.root / "staging").iterdir())
@@ -103,17 +114,28 @@ def rig(tmp_path, packed):
         dial_controller=None,
         dial_executor=None,
     )
-    gateway.session = session = Session()
-    return Rig(ServingDoor(gateway, store, KEY, uploads_max=2), store, session)
+    gateway.session = session = Session(gateway.routes)
+    return Rig(ServingDoor(gateway, store, KEY), store, session)
+
+
+def offer_of(folder):
+    return UploadOffer(
+        manifest_sha256=hashlib.sha256((folder / "model.toml").read_bytes()).hexdigest(),
+        sizes={name: (folder / name).stat().st_size for name in FILE_BYTES_MAX},
+    )
+
+
+async def write(upload, name, content, start=0):
+    await upload.write(name, content, offset=start, crc32=zlib.crc32(content))
 
 
 async def begin(admin, folder, *, names=tuple(FILE_BYTES_MAX), piece_bytes=2000):
     """Write an archive in pieces, up to the commit."""
-    upload = await admin.begin_upload()
+    upload = await admin.begin_upload(offer_of(folder))
     for name in names:
         content = (folder / name).read_bytes()
         for start in range(0, len(content), piece_bytes):
-            await upload.write(name, content[start : start + piece_bytes])
+            await write(upload, name, content[start : start + piece_bytes], start)
     return upload
 
 
@@ -162,17 +184,17 @@ async def test_keys_are_compared_in_constant_time(rig, monkeypatch):
 
 
 async def test_upload_becomes_a_model(rig, packed):
-    """The whole way: pieces, commit, store, catalog; nothing else stays."""
+    """The whole way: pieces, commit, store, controller; nothing else stays."""
     upload = await begin(await rig.admin(), packed.folder)
     spec = await upload.commit()
-    with pytest.raises(ArchiveInvalid, match="has ended"):
-        await upload.write("model.toml", b"")
+    with pytest.raises(UnknownUpload, match="has ended"):
+        await write(upload, "model.toml", b"")
     await upload.discard()
 
     assert spec == packed.manifest.to_spec()
     assert rig.session.added == [spec]
-    assert [stored.manifest for stored in rig.store.models()] == [packed.manifest]
-    assert rig.door.uploads_open == 0
+    placed = rig.store.version(spec.name, spec.model_id)
+    assert placed.manifest == packed.manifest
     assert rig.staged() == []
 
 
@@ -183,75 +205,38 @@ async def test_pieces_that_are_not_waited_for_keep_their_order(rig, packed):
         content = (packed.folder / name).read_bytes()
         async with trio.open_nursery() as nursery:
             for start in range(0, len(content), 500):
-                nursery.start_soon(upload.write, name, content[start : start + 500])
+                nursery.start_soon(write, upload, name, content[start : start + 500], start)
                 await trio.lowlevel.checkpoint()
 
     assert (await upload.commit()) == packed.manifest.to_spec()
 
 
-async def test_uploads_are_bounded_in_number(rig):
-    """Each may hold gigabytes of the disk; a slot is free again once its upload has ended."""
-    admin = await rig.admin()
-    uploads = [await admin.begin_upload() for _ in range(2)]
-    with pytest.raises(OutboxFull, match="2 uploads are open"):
-        await admin.begin_upload()
-    await uploads[0].discard()
-    await uploads[0].discard()
-    uploads[0] = await admin.begin_upload()
-    for upload in uploads:
-        await upload.discard()
+async def test_an_upload_goes_on_through_another_gateway(rig, packed):
+    """The first one's process may be gone: what is in the store is all that counts."""
+    upload = await begin(await rig.admin(), packed.folder, names=("model.toml", "program.pt2"))
+    other = attrs.evolve(rig.door)
+    found = await (await other.admin(KEY)).resume_upload(upload.token)
+    progress = await found.progress()
+    content = (packed.folder / "weights.safetensors").read_bytes()
+    await write(found, "weights.safetensors", content)
 
-    assert rig.is_empty()
-
-
-async def test_uploads_are_bounded_in_bytes(rig):
-    """A disk that is full stops all models, not only the one that filled it."""
-    rig.gateway.settings = GatewaySettings(max_upload_bytes=1000)
-    upload = await (await rig.admin()).begin_upload()
-    await upload.write("model.toml", b"x" * 600)
-    with pytest.raises(ArchiveInvalid, match="1000 B"):
-        await upload.write("program.pt2", b"x" * 401)
-    await upload.write("program.pt2", b"x" * 400)
-    with pytest.raises(ArchiveInvalid, match=r"model\.toml may have at most"):
-        await upload.write("model.toml", b"x" * FILE_BYTES_MAX["model.toml"])
-    await upload.discard()
-
-    assert rig.is_empty()
+    assert progress["program.pt2"] == (packed.folder / "program.pt2").stat().st_size
+    assert progress["weights.safetensors"] == 0
+    assert (await found.commit()) == packed.manifest.to_spec()
 
 
-async def test_only_an_archives_files_are_taken(rig, tmp_path):
-    """A name from a client must never become a path."""
-    upload = await (await rig.admin()).begin_upload()
-    for name in ("../../escaped", str(tmp_path / "escaped"), "", "model.toml/", "other"):
-        with pytest.raises(ArchiveInvalid, match="an archive has the files"):
-            await upload.write(name, b"x")
-    await upload.discard()
+async def test_two_versions_at_once_leave_what_is_current_to_the_controller(rig, packed, newer):
+    """Through two gateways, whoever came last would otherwise change what is served."""
+    uploads = [await begin(await rig.admin(), it.folder) for it in (packed, newer)]
+    async with trio.open_nursery() as nursery:
+        for upload in uploads:
+            nursery.start_soon(upload.commit)
 
-    assert rig.is_empty()
-    assert not list(tmp_path.rglob("escaped"))
-
-
-async def test_conflict_is_found_before_the_store_is_touched(rig, packed, newer):
-    """The version that is served must not change under it."""
-    spec = packed.manifest.to_spec()
-    await (await begin(await rig.admin(), packed.folder)).commit()
-    rig.gateway.models[spec.name] = spec
-    with pytest.raises(ModelConflict, match="other contents"):
-        await (await begin(await rig.admin(), newer.folder)).commit()
-
-    assert [stored.manifest for stored in rig.store.models()] == [packed.manifest]
-    assert rig.session.added == [spec]
-    assert rig.staged() == []
-
-
-async def test_same_contents_again_are_no_conflict(rig, packed):
-    """A client whose connection broke does not know whether it was done: it asks again."""
-    spec = packed.manifest.to_spec()
-    await (await begin(await rig.admin(), packed.folder)).commit()
-    rig.gateway.models[spec.name] = spec
-
-    assert (await (await begin(await rig.admin(), packed.folder)).commit()) == spec
-    assert rig.staged() == []
+    assert rig.store.records() == ()
+    assert len(rig.session.added) == 2
+    for archive in (packed, newer):
+        model_id = archive.manifest.to_spec().model_id
+        assert rig.store.version("tiny-mlp", model_id).manifest == archive.manifest
 
 
 async def test_commit_without_a_controller_may_be_tried_again(rig, packed):
@@ -276,9 +261,10 @@ async def test_hostile_archive_leaves_nothing(rig, packed, tmp_path):
     (folder / "model.toml").write_text("name = '../../escaped'")
     with pytest.raises(ManifestInvalid):
         await (await begin(await rig.admin(), folder)).commit()
-    upload = await (await rig.admin()).begin_upload()
-    with pytest.raises(ArchiveInvalid):
+    upload = await (await rig.admin()).begin_upload(offer_of(packed.folder))
+    with pytest.raises(ArchiveInvalid, match="send the rest first"):
         await upload.commit()
+    await upload.discard()
 
     assert rig.is_empty()
     assert rig.session.added == []
@@ -293,8 +279,8 @@ async def test_a_program_that_cannot_be_rebuilt_has_to_be_allowed_first(rig, tmp
 
     assert rig.is_empty()
     await admin.allow_program(packed.manifest.program_sha256)
-    await (await begin(admin, packed.folder)).commit()
-    assert len(rig.store.models()) == 1
+    spec = await (await begin(admin, packed.folder)).commit()
+    assert rig.store.version(spec.name, spec.model_id)
 
 
 async def test_nonsense_is_not_allowed_as_a_program(rig):
@@ -311,16 +297,19 @@ async def test_nonsense_is_not_allowed_as_a_program(rig):
 # --- clients that go away -------------------------------------------------------------------------
 
 
-async def test_vanished_clients_upload_is_thrown_away(rig, packed):
-    """Nobody will ever commit it, and its slot and its disk are others' to use."""
+async def test_vanished_clients_upload_waits_for_it(rig, packed):
+    """It comes back and goes on; if it does not, the upload is swept away in the end."""
     network = MemoryNetwork()
     network.serve("gateway", rig.door)
     async with network.connect_serving("gateway") as serving:
-        await begin(await serving.admin(KEY), packed.folder)
-        assert rig.door.uploads_open == 1
-        assert rig.staged() != []
+        begun = await begin(await serving.admin(KEY), packed.folder)
+    async with network.connect_serving("gateway") as serving:
+        resumed = await (await serving.admin(KEY)).begin_upload(offer_of(packed.folder))
 
-    assert rig.is_empty()
+        assert resumed.token == begun.token
+        assert await resumed.progress() == offer_of(packed.folder).sizes
+        await resumed.commit()
+    assert rig.staged() == []
 
 
 async def test_commit_is_finished_for_a_client_that_went_away(rig, packed):
@@ -334,32 +323,41 @@ async def test_commit_is_finished_for_a_client_that_went_away(rig, packed):
         rig.session.adding.set()
 
     assert rig.session.added == [packed.manifest.to_spec()]
-    assert rig.door.uploads_open == 0
     assert rig.staged() == []
 
 
 # --- models ---------------------------------------------------------------------------------------
 
 
-async def test_removal_takes_a_model_from_catalog_and_store(rig, packed):
-    """Left in the store, it would be back after the next restart."""
+async def test_removal_takes_a_model_from_the_cluster(rig, packed):
+    """Its files are the controller's to delete, which alone knows what else happens to the name."""
     admin = await rig.admin()
+    with pytest.raises(UnknownModel, match="cw model list"):
+        await admin.remove_model("tiny-mlp")
     spec = await (await begin(admin, packed.folder)).commit()
+    await admin.remove_model(spec.name)
     with pytest.raises(UnknownModel, match="cw model list"):
         await admin.remove_model(spec.name)
-    rig.gateway.models[spec.name] = spec
-    await admin.remove_model(spec.name)
-    await admin.remove_model(spec.name)
 
-    assert rig.session.removed == [spec.model_id] * 2
-    assert rig.is_empty()
+    assert rig.session.removed == [spec.model_id]
+
+
+async def test_an_upload_after_a_removal_begins_a_new_life(rig, packed):
+    """Nothing of the earlier one is in its way."""
+    admin = await rig.admin()
+    first = await (await begin(admin, packed.folder)).commit()
+    await admin.remove_model(first.name)
+    rig.store.commit(shutil.copytree(packed.folder, rig.store.root / "staging" / "0"))
+    rig.store.remove(first.name)
+
+    assert await (await begin(admin, packed.folder)).commit() == first
 
 
 async def test_tenant_without_a_controller_is_told_so(rig):
     """A client can then go to another gateway, instead of taking it for a bug."""
     tenant = await rig.door.login("")
     rig.gateway.session = None
-    rig.gateway.models["m"] = MODEL
+    rig.gateway.routes.add(MODEL)
     for ask in (tenant.models, tenant.status, lambda: tenant.model_status("m")):
         with pytest.raises(PeerDisconnected, match="no controller"):
             await ask()

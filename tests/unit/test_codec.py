@@ -13,6 +13,7 @@ from cw.errors import ProtocolViolation
 from cw.rpc import schema
 from cw.rpc.codec import (
     actions,
+    catalog,
     decisions,
     models,
     payloads,
@@ -23,10 +24,11 @@ from cw.rpc.codec import (
     versions,
 )
 from cw.rpc.codec.binding import EnumTable, checked
-from tests import strategies
+from tests import catalog_strategies, strategies, version_strategies
 
 COMMON, EXECUTOR = schema.common, schema.executor
 CONTROL, SERVING = schema.control, schema.serving
+CATALOG = schema.catalog
 
 # One row for each struct that carries a message: how to make one, and the codec's two halves.
 ROWS = {
@@ -36,10 +38,18 @@ ROWS = {
     "BatchInputs": (EXECUTOR, strategies.batch_inputs, payloads, "batch_inputs"),
     "BatchOutputs": (EXECUTOR, strategies.batch_outputs, payloads, "batch_outputs"),
     "CancelSlot": (EXECUTOR, strategies.cancel_slots, actions, "cancel_slot"),
+    "CatalogAnswer": (CATALOG, catalog_strategies.answers, catalog, "answer"),
+    "CatalogOrder": (CATALOG, catalog_strategies.orders, catalog, "order"),
     "CellStatus": (COMMON, strategies.cell_statuses, status, "cell_status"),
     "ClusterStatus": (COMMON, strategies.cluster_statuses, status, "cluster_status"),
     "Decision": (CONTROL, strategies.decisions, decisions, "decision"),
     "DeviceDescription": (CONTROL, strategies.devices, reports, "device"),
+    "DirectoryChange": (
+        CATALOG,
+        catalog_strategies.directory_changes,
+        catalog,
+        "directory",
+    ),
     "ExecutorHello": (CONTROL, strategies.executor_hellos, reports, "executor_hello"),
     "ExecutorStatus": (COMMON, strategies.executor_statuses, status, "executor_status"),
     "ExecutorWelcome": (CONTROL, strategies.executor_welcomes, reports, "executor_welcome"),
@@ -57,11 +67,11 @@ ROWS = {
     "ProfileEntry": (COMMON, strategies.profile_entries, models, "profile_entry"),
     "Refusal": (COMMON, strategies.refusals, requests, "refusal"),
     "Route": (CONTROL, strategies.routes, versions, "route"),
-    "RouteOrder": (COMMON, strategies.route_orders, versions, "route_order"),
+    "RouteOrder": (COMMON, version_strategies.route_orders, versions, "route_order"),
     "TensorSpec": (COMMON, strategies.tensor_specs, models, "tensor_spec"),
     "Timing": (SERVING, strategies.timings, requests, "timing"),
-    "UploadOffer": (SERVING, strategies.upload_offers, uploads, "offer"),
-    "VersionStatus": (COMMON, strategies.version_statuses, versions, "version_status"),
+    "UploadOffer": (SERVING, version_strategies.upload_offers, uploads, "offer"),
+    "VersionStatus": (COMMON, version_strategies.version_statuses, versions, "version_status"),
 }
 # These travel only inside of the ones above.
 NESTED = {
@@ -71,17 +81,23 @@ NESTED = {
     "AttemptFailed",
     "Cancel",
     "Descriptor",
+    "DirectoryKey",
+    "DirectoryTenant",
     "ExecutorAddress",
     "Infer",
+    "KeyInfo",
     "Load",
+    "ModelAccess",
     "Prepare",
     "Promise",
+    "Quota",
     "Refuse",
     "Settled",
     "Share",
     "Slot",
     "SlotInputs",
     "SlotOutputs",
+    "TenantInfo",
     "Tensor",
     "Unload",
     "Window",
@@ -249,6 +265,7 @@ def test_enum_table_notices_a_missing_member():
 
 
 IDS = {
+    "catalog.capnp": 0xD4A1B7C60F3E9582,
     "common.capnp": 0xCAA013E226A0CD9D,
     "serving.capnp": 0x90C1A8BFA067F102,
     "executor.capnp": 0xD74DEFEE6BDA5785,
