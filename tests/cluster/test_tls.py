@@ -14,9 +14,11 @@ import pytest
 import trio
 
 from cw.client import connect_blocking
-from cw.config import LinkSettings, TlsSettings
+from cw.config import TlsSettings
 from cw.errors import AccessDenied, PeerDisconnected
-from cw.rpc.client import connect_controller, connect_executor
+from cw.rpc import schema
+from cw.rpc.kj_connection import connect
+from cw.rpc.kj_shared import shared_kj
 from tests.cluster.clusters import GENEROUS_S, run_cw, running
 
 pytestmark = pytest.mark.cluster
@@ -97,12 +99,12 @@ def test_commands_say_whom_they_do_not_trust(secured, tmp_path):
 def test_who_has_no_certificate_of_the_cluster_is_no_part_of_it(secured):
     """Neither nobody nor a client of the doors can speak with a controller or an executor."""
 
-    async def knock(connect, port, tls):
+    async def knock(port, tls):
         with pytest.raises(PeerDisconnected) as caught:
-            async with connect(f"tls:127.0.0.1:{port}", LinkSettings(tls=tls)) as peer:
-                await peer.infer(None) if connect is connect_executor else await peer.join_gateway(
-                    None, None
-                )
+            async with shared_kj(), connect(f"tls:127.0.0.1:{port}", tls=tls) as connection:
+                door = connection.bootstrap(schema.executor.Inference)
+                with connection.errors():
+                    await door.infer_request().send()
         return str(caught.value)
 
     cluster_ca = TlsSettings(ca=str(secured.folder / "tls" / "cluster-ca.pem"))
@@ -111,10 +113,10 @@ def test_who_has_no_certificate_of_the_cluster_is_no_part_of_it(secured):
         cert=str(secured.folder / "tls" / "gateway.pem"),
         key_file=str(secured.folder / "tls" / "gateway.key"),
     )
-    for name, connect in (("controller", connect_controller), ("executor-0", connect_executor)):
+    for name in ("controller", "executor-0"):
         port = secured.port_of(name)
-        assert "asks for a certificate" in trio.run(knock, connect, port, cluster_ca)
-        assert "does not trust who signed" in trio.run(knock, connect, port, door)
+        assert "asks for a certificate" in trio.run(knock, port, cluster_ca)
+        assert "does not trust who signed" in trio.run(knock, port, door)
 
 
 def test_nothing_of_the_cluster_listens_without_tls(secured):
