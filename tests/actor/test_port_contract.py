@@ -16,6 +16,7 @@ from tests.actor.port_ways import (
     HELLO,
     SPEC,
     STATUS,
+    VERSIONS,
     Controller,
     Executor,
     Gateway,
@@ -299,45 +300,61 @@ async def test_login_gives_what_the_key_opens(way, autojump_clock):
                 await tenant.model_status("alexnet")
 
 
-async def test_upload_comes_whole_and_in_order(way, autojump_clock):
-    """An archive in pieces is put together by the order of the calls alone."""
+OFFER = messages.UploadOffer(manifest_sha256="ab12", sizes={"model.toml": 3})
+
+
+async def test_upload_comes_whole(way, autojump_clock):
+    """Each chunk says where it belongs and what its checksum is, and the answer has the number."""
     gateway = Gateway()
     with trio.fail_after(60):
         async with way.serving(gateway) as port:
             admin = await port.admin("admin")
             await admin.allow_program("ab12")
-            upload = await admin.begin_upload()
-            await upload.write("model.toml", b"1")
-            await upload.write("model.toml", b"2")
+            upload = await admin.begin_upload(OFFER)
+            await upload.write("model.toml", b"1", offset=0, crc32=2**32 - 1)
+            await upload.write("model.toml", b"2", offset=2**40, crc32=0)
 
+            assert upload.token == gateway.token
+            assert await upload.progress() == {"model.toml": 7}
             assert await upload.commit() == SPEC
+            assert (await upload.commit(hold=True)).version == 9
             await admin.remove_model("resnet50")
             assert gateway.pieces == [
                 "ab12",
-                ("model.toml", b"1"),
-                ("model.toml", b"2"),
+                OFFER,
+                ("model.toml", b"1", 0, 2**32 - 1),
+                ("model.toml", b"2", 2**40, 0),
                 "resnet50",
             ]
-            assert not gateway.discarded.is_set()
 
 
-async def test_upload_can_be_discarded(way, autojump_clock):
-    """A client that changes its mind frees the staging folder."""
+async def test_upload_outlives_its_connection(way, autojump_clock):
+    """It can be gone on with by its token, over another connection."""
     gateway = Gateway()
     with trio.fail_after(60):
         async with way.serving(gateway) as port:
-            upload = await (await port.admin("admin")).begin_upload()
+            token = (await (await port.admin("admin")).begin_upload(OFFER)).token
+        assert not gateway.discarded.is_set()
+        async with way.serving(gateway) as port:
+            admin = await port.admin("admin")
+            with pytest.raises(errors.UnknownUpload, match="no upload other"):
+                await admin.resume_upload("other")
+            upload = await admin.resume_upload(token)
+            assert upload.token == token
             await upload.discard()
 
             assert gateway.discarded.is_set()
 
 
-async def test_upload_ends_with_its_connection(way, autojump_clock):
-    """Half an archive whose client died would otherwise stay on the disk for good."""
+async def test_versions_are_told_and_routed(way, autojump_clock):
+    """What an administrator orders reaches the gateway whole, and so does what came of it."""
     gateway = Gateway()
+    order = messages.RouteOrder(
+        name="m", switch_to=2, shares=(messages.Share(version=3, percent=10),), is_whole=False
+    )
     with trio.fail_after(60):
         async with way.serving(gateway) as port:
-            upload = await (await port.admin("admin")).begin_upload()
-            await upload.write("model.toml", b"1")
-            port.close()
-            await gateway.discarded.wait()
+            admin = await port.admin("admin")
+            assert tuple(await admin.versions("m")) == VERSIONS
+            assert tuple(await admin.route_model(order)) == VERSIONS
+            assert gateway.pieces == [order]

@@ -31,7 +31,7 @@ DATA = bytes(range(256)) * 4
 LIMITS = UploadLimits(max_bytes=10_000, max_open=3, max_open_bytes=20_000, keep_ns=60 * SECOND)
 
 
-def offer_of(name="a", *, weights=len(DATA), manifest=0):
+def offer_of(name="a", *, weights=1024, manifest=0):
     return UploadOffer(
         manifest_sha256=hashlib.sha256(name.encode()).hexdigest(),
         sizes={"model.toml": manifest, "program.pt2": 0, FILE: weights},
