@@ -84,7 +84,7 @@ def _silent(facts: ClusterFacts) -> Finding:
     return Finding(
         check="gateway",
         verdict=Verdict.PROBLEM,
-        found=f"no answer at {facts.address}: {facts.error}",
+        found=f"no answer: {facts.error}",
         expected="a gateway that describes its cluster",
         why="nobody is served by this address",
         mend="tools/devcluster up   starts one here; elsewhere see that the gateway runs, listens "

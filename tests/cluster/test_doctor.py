@@ -69,7 +69,7 @@ def test_an_address_where_nobody_listens_is_a_problem(tmp_path):
     done = run_cw("doctor", "--address", NOWHERE, cwd=tmp_path)
 
     assert done.returncode == 1
-    assert f"no answer at {NOWHERE}" in done.stdout
+    assert f"no answer: no gateway answers at {NOWHERE}" in done.stdout
     assert "tools/devcluster up" in done.stdout
 
 

@@ -189,7 +189,7 @@ async def test_a_gateway_that_says_nothing_is_given_up(autojump_clock):
     facts = await gathering.cluster("tcp:host:1", Silent, folder=None)
 
     assert facts.status is None
-    assert facts.error == "nothing came within 5 s"
+    assert facts.error == "nothing came from tcp:host:1 within 5 s"
 
 
 async def test_why_a_gateway_cannot_be_asked_is_kept():

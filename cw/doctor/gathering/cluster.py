@@ -48,7 +48,8 @@ async def cluster(address: str, connect: Connect, *, folder: Path | None) -> Clu
                 status = await client.status()
                 facts = attrs.evolve(facts, status=status, answer_ns=now_ns() - begin_ns)
     except trio.TooSlowError:
-        return attrs.evolve(facts, status=None, error=f"nothing came within {ANSWER_WITHIN_S} s")
+        error = f"nothing came from {address} within {ANSWER_WITHIN_S} s"
+        return attrs.evolve(facts, status=None, error=error)
     except (CwError, OSError) as exc:
         return attrs.evolve(facts, status=None, error=str(exc))
     if folder is None:
