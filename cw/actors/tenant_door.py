@@ -83,7 +83,8 @@ class TenantDoor:
         arrival_ns = now_ns()
         self._check_open()
         directory, tenant_id = self.gateway.directory, self.tenant_id
-        if not self._sees(call.model):
+        # Without a controller nothing is known of models: that is what the gateway then says.
+        if self.gateway.session is not None and not self._sees(call.model):
             names = directory.visible(tenant_id, self.gateway.models)
             return unopened(arrival_ns, unknown_model(call.model, names))
         refusal = directory.over_quota(tenant_id, arrival_ns)
@@ -97,10 +98,12 @@ class TenantDoor:
         Raises:
             UnknownModel: There is none of that name.
             UnknownVersion: That version is not in service.
+            PeerDisconnected: Nobody knows at the moment: there is no controller.
         """
         self._check_open()
         spec = self.gateway.models.get(name) if self._sees(name) else None
         if spec is None:
+            registry_of(self.gateway)
             raise UnknownModel(f"no model is named {name[:128]!r}; see 'cw model list'")
         if not version:
             return spec
