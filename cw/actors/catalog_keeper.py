@@ -66,6 +66,8 @@ class CatalogKeeper:
     listener: CatalogListener
     whole: DirectoryChange = attrs.field(factory=lambda: DirectoryChange(whole=True), init=False)
     """What a gateway that joins is told."""
+    _pinned: frozenset[str] = attrs.field(factory=frozenset, init=False)
+    """As the listener knows them."""
     _turn: trio.StrictFIFOLock = attrs.field(factory=trio.StrictFIFOLock, init=False)
 
     async def start(self) -> None:
@@ -85,8 +87,11 @@ class CatalogKeeper:
         self.listener.tell_directory(state.directory)
         for tenant_id, weight in state.weights.items():
             self.listener.weigh_tenant(tenant_id, weight)
+        for name in self._pinned.difference(state.pinned):
+            self.listener.pin_model(name, pinned=False)
         for name in state.pinned:
             self.listener.pin_model(name, pinned=True)
+        self._pinned = frozenset(state.pinned)
 
     async def order(self, order: CatalogOrder) -> CatalogAnswer:
         """See `GatewaySession.catalog`."""
@@ -99,8 +104,11 @@ class CatalogKeeper:
                 self._check(order)
                 answer, effects = await trio.to_thread.run_sync(self.catalog.carry_out, order)
                 if effects != Effects():
+                    whole = (await self._read()).directory
+                    # Both in one step: a gateway that joins gets either the old whole and then the
+                    # change, or the new whole.
+                    self.whole = whole
                     self._spread(effects)
-                    self.whole = (await self._read()).directory
         if order.verb not in _QUIET:
             logger.info(
                 "catalog verb=%s tenant=%s model=%s key=%s",
@@ -129,3 +137,4 @@ class CatalogKeeper:
         if effects.pinned is not None:
             name, pinned = effects.pinned
             self.listener.pin_model(name, pinned=pinned)
+            self._pinned = self._pinned | {name} if pinned else self._pinned - {name}
