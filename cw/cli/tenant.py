@@ -25,6 +25,7 @@ from cw.cli.common import (
     results,
     size_bytes,
 )
+from cw.cli.usage import add_usage_arguments, show_usage
 from cw.errors import UnknownTenant
 from cw.messages import CatalogAnswer, CatalogOrder, CatalogVerb, KeyInfo, Quota, TenantInfo
 from cw.units import format_bytes
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         verb.add_argument("--requests-per-s", type=float, help="per gateway; 0: no bound")
         verb.add_argument("--host-bytes", type=size_bytes, help="of its models; 0B: no bound")
         verb.add_argument("--models", type=int, help="how many; 0: no bound")
+    add_usage_arguments(verbs.add_parser("usage", help="what tenants used, from the catalog"))
     key = verbs.add_parser("key", help="make, rotate, revoke and list keys")
     actions = key.add_subparsers(dest="action", required=True, metavar="ACTION")
     key_add = actions.add_parser("add", help="make a key: it is shown this once")
@@ -59,7 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    trio.run(_run, args)
+    if args.verb == "usage":
+        show_usage(args)
+    else:
+        trio.run(_run, args)
     return 0
 
 
