@@ -176,7 +176,9 @@ class AdminDoor:
     async def route_model(self, order: RouteOrder) -> Sequence[VersionStatus]:
         """See `AdminPort.route_model`."""
         with trio.CancelScope(shield=True):
-            return await registry_of(self.door.gateway).route_model(order)
+            versions = await registry_of(self.door.gateway).route_model(order)
+            logger.info("routed model=%s", order.name)
+        return versions
 
     async def catalog(self, order: CatalogOrder) -> CatalogAnswer:
         """See `AdminPort.catalog`."""
