@@ -62,4 +62,4 @@ def test_it_is_one_executor_or_none_of_it(tmp_path):
     up = run_cw("devcluster", "up", *EMULATED, "--solo", "--executors", "2", "--dir", tmp_path)
 
     assert up.returncode == 1
-    assert "expected one executor and one gateway to run as one process" in up.stderr
+    assert "expected one executor, one gateway and one cell to run as one process" in up.stderr
