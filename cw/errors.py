@@ -63,7 +63,7 @@ class UnknownTenant(RequestInvalid):
 
 
 class QuotaExceeded(RequestInvalid):
-    """It would take a tenant, or an executor's pages, past a bound. Free some of it, or raise it."""
+    """It would take a tenant, or an executor's pages, past a bound. Free some, or raise it."""
 
 
 class CatalogFailed(CwError):

@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cw.messages", "cw.config"),
     ("cw.core",),
     ("cw.rpc.ports", "cw.devices.device", "cw.models", "cw.catalog", "cw.tls", "cw.arrays",
-     "cw.metering"),
+     "cw.metering"),  # fmt: skip
     ("cw.actors",),
     ("cw.rpc", "cw.devices", "cw.http"),
     ("cw.client",),

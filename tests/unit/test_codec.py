@@ -21,10 +21,11 @@ from cw.rpc.codec import (
     requests,
     status,
     uploads,
+    usage,
     versions,
 )
 from cw.rpc.codec.binding import EnumTable, checked
-from tests import catalog_strategies, strategies, version_strategies
+from tests import catalog_strategies, strategies, usage_strategies, version_strategies
 
 COMMON, EXECUTOR = schema.common, schema.executor
 CONTROL, SERVING = schema.control, schema.serving
@@ -71,6 +72,9 @@ ROWS = {
     "TensorSpec": (COMMON, strategies.tensor_specs, models, "tensor_spec"),
     "Timing": (SERVING, strategies.timings, requests, "timing"),
     "UploadOffer": (SERVING, version_strategies.upload_offers, uploads, "offer"),
+    "UsageBatch": (CONTROL, usage_strategies.usage_batches, usage, "usage_batch"),
+    "UsageEntry": (CONTROL, usage_strategies.usage_entries, usage, "usage_entry"),
+    "UsageRecord": (CONTROL, usage_strategies.usage_records, usage, "usage_record"),
     "VersionStatus": (COMMON, version_strategies.version_statuses, versions, "version_status"),
 }
 # These travel only inside of the ones above.

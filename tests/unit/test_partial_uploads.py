@@ -104,7 +104,7 @@ def test_a_damaged_chunk_is_not_written(partial):
     """It is asked for again, and the next one in its place is right."""
     upload = partial.begin("a", offer_of())
     with pytest.raises(ChunkDamaged, match="send it again"):
-        partial.write(upload, FILE, b"abc", offset=0, crc32=zlib.crc32(b"abd"))
+        partial.write(upload, FILE, b"abc", offset=0, crc32=zlib.crc32(b"xyz"))
     assert partial.written(upload)[FILE] == 0
     write(partial, upload, 0, len(DATA))
 
