@@ -27,13 +27,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cw.messages", "cw.config"),
     ("cw.core",),
     ("cw.rpc.ports", "cw.devices.device", "cw.models", "cw.catalog", "cw.tls", "cw.arrays",
-     "cw.metering"),  # fmt: skip
+     "cw.metering"),
     ("cw.actors",),
     ("cw.rpc", "cw.devices", "cw.http"),
     ("cw.client",),
     ("cw.sim", "cw.workload", "cw.records", "cw.doctor"),
     ("cw", "cw.cli", "cw.__main__", "cw.benchmarks"),
-)
+)  # fmt: skip
 # Who may import a neighbour of the same layer, and why.
 NEIGHBOURS = {
     ("cw.errors", "cw.units"),  # A message says a duration as people do.
