@@ -1,5 +1,6 @@
 """Whoever goes away, takes nothing of anybody else along."""
 
+import attrs
 import pytest
 import trio
 
@@ -128,7 +129,10 @@ async def test_outputs_asked_for_twice_are_given_twice_and_run_once(autojump_clo
         again = await rig.port.infer(control.inputs(1, {0: 7}))
 
         assert answer.slots[0].outputs == (b"7000",)
-        assert answer == again == await at_the_same_time.result()
+        for other in (again, await at_the_same_time.result()):
+            # All but how long each call itself took.
+            other = attrs.evolve(other, executor_ns=answer.executor_ns, waited_ns=answer.waited_ns)
+            assert other == answer
         assert len(rig.device.starts("infer")) == 1
         await trio.sleep(0.2)
         assert len(rig.executor._buffer) == 0

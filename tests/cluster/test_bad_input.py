@@ -93,7 +93,7 @@ async def test_an_slo_out_of_bounds(emulated, slo):
 
 
 @pytest.mark.parametrize(
-    "slo", ["nan", "-5ms", "", "100", "soon", "1e3ms", float("nan"), 0.1, None, True, 10**30]
+    "slo", ["nan", "-5ms", "", "100", "soon", "1e3ms", float("nan"), 0.1, True, 10**30]
 )
 async def test_an_slo_that_is_no_duration(emulated, slo):
     """A number of seconds, or NaN from a division, must not get as far as a deadline."""
@@ -144,7 +144,7 @@ async def test_a_wrong_key_opens_nothing(emulated):
         for key in ("", "guess", emulated.admin_key[:-1], "\0", "ü" * 1000):
             with pytest.raises(AccessDenied, match=r"admin\.key"):
                 await client.serving.admin(key)
-    with pytest.raises(AccessDenied, match="no tenant with that key"):
+    with pytest.raises(AccessDenied, match="this key opens nothing here"):
         async with connect(emulated.address, key="guess"):
             pass
 
