@@ -1,5 +1,6 @@
 """Hypothesis strategies for what executors and gateways say of their use."""
 
+import attrs
 from hypothesis import strategies as st
 
 from cw import messages as m
@@ -7,20 +8,10 @@ from tests.strategies import texts, tuples, u32s, u64s
 
 
 def usage_entries():
-    amounts = dict.fromkeys(
-        (
-            "gpu_ns",
-            "load_bytes",
-            "resident_byte_ms",
-            "unknown",
-            "kept",
-            "refused",
-            "broken",
-            "failed",
-        ),
-        u32s,
+    amounts = [each.name for each in attrs.fields(m.UsageEntry) if each.default == 0]
+    return st.builds(
+        m.UsageEntry, hour=u32s, tenant_id=u32s, model=texts, **dict.fromkeys(amounts, u32s)
     )
-    return st.builds(m.UsageEntry, hour=u32s, tenant_id=u32s, model=texts, **amounts)
 
 
 def usage_records():

@@ -17,6 +17,7 @@ from cw.actors.executor import ExecutorActor
 from cw.actors.weights_cache import ModelFiles
 from cw.config import ExecutorSettings, LinkSettings
 from cw.devices.device import Device
+from cw.errors import ProtocolViolation
 from cw.messages import (
     Action,
     ActionId,
@@ -77,7 +78,7 @@ class Orderer:
         self, hello: GatewayHello, gateway: GatewayPort
     ) -> tuple[GatewayWelcome, GatewaySession]:
         """There are no gateways here."""
-        raise NotImplementedError
+        raise ProtocolViolation("expected executors alone to join a benchmark, got a gateway")
 
     def tell(self, results: Sequence[ActionResult]) -> None:
         """Keep results for whoever awaits them; others are dropped."""

@@ -11,8 +11,9 @@ One file for each life, ``usage-INCARNATION.journal``; a line each, with its che
     1c291ca3 ["b",17,["resnet",471234,[[1,3],[2,1]]]]      began: a name, and for whom
     8f3a0d11 ["e",17,42,[[471234,1,"resnet",1875000,0,0,0,0,0,0,0]]]   ended: record 42
 
-A torn last line is a write that did not end: what it would have told was told to nobody. A file is
-cut when the catalog has all that is in it, and deleted when its life is over. Its size is bounded:
+A torn last line is a write that did not end: what it would have told was told to nobody. Once the
+catalog has most of a file, the little that it has still to tell is written into a new one, which
+takes its place whole or not at all; when its life is over, it is deleted. Its size is bounded:
 records that do not fit are counted (`lost`), logged, and lost, since an executor that stops because
 the catalog does would break promises for the sake of their bills.
 
@@ -38,7 +39,11 @@ logger = logging.getLogger(__name__)
 JOURNAL_BYTES_MAX: Final = 64 * MiB
 """Some 500,000 records: what a busy executor writes in a quarter of an hour."""
 CUT_BYTES: Final = 1 * MiB
-"""A file in which the catalog has everything is cut at this size."""
+"""A file of this size is written anew, without what the catalog has."""
+CUT_LINES_MAX: Final = 64
+"""More than so many lines are not written anew at once, since that would hold up whoever meters;
+the next acknowledgement finds fewer."""
+_CUT_SUFFIX: Final = ".cut"
 _SUFFIX: Final = ".journal"
 _PREFIX: Final = "usage-"
 _FIELDS: Final = tuple(field.name for field in attrs.fields(UsageEntry))
@@ -63,15 +68,17 @@ class Journal:
         bytes_max: int = JOURNAL_BYTES_MAX,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in folder.glob(f"{_PREFIX}*{_CUT_SUFFIX}"):
+            unfinished.unlink()  # an earlier life was killed over it; its journal is whole
         self.source: Final = source
         self.incarnation: Final = incarnation
         self.path: Final = folder / f"{_PREFIX}{incarnation}{_SUFFIX}"
         self._bytes_max = bytes_max
-        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._file = _open(self.path)
         self._size = os.fstat(self._file).st_size
         self._number = 0
         self._unsent: deque[UsageRecord] = deque()
-        self._begun: set[int] = set()
+        self._begun: dict[int, tuple[UsageEntry, ...]] = {}
         self.lost = 0
         """Records that found no room."""
 
@@ -83,11 +90,11 @@ class Journal:
             entries: Each with its `unknown`.
         """
         if self._write(["b", name, _rows(entries)]):
-            self._begun.add(name)
+            self._begun[name] = entries
 
     def end(self, name: int, entries: tuple[UsageEntry, ...]) -> None:
         """Write down what was used by what began; nothing if nothing was."""
-        self._begun.discard(name)
+        self._begun.pop(name, None)
         self._append(name, entries)
 
     def add(self, entries: tuple[UsageEntry, ...]) -> None:
@@ -134,14 +141,37 @@ class Journal:
         return UsageBatch(source=self.source, incarnation=self.incarnation, records=records)
 
     def acknowledge(self, through: int) -> None:
-        """Forget what the catalog has; cut the file where that is all."""
+        """Forget what the catalog has, and cut the file where that is nearly all of it."""
         while self._unsent and self._unsent[0].number <= through:
             self._unsent.popleft()
-        if not self._unsent and not self._begun and self._size >= CUT_BYTES:
-            os.ftruncate(self._file, 0)
-            self._size = 0
-            # Else a life that is resumed from the file would count from 1 again.
-            self._write(["n", self._number])
+        # A busy process always has something begun and something unsent.
+        few = len(self._unsent) + len(self._begun) <= CUT_LINES_MAX
+        if few and self._size >= CUT_BYTES:
+            self._cut()
+
+    def _cut(self) -> None:
+        """Put a file in place of this one that holds only what the catalog may not have."""
+        known = self._unsent[0].number - 1 if self._unsent else self._number
+        lines: list[list[Any]] = [["n", known]]
+        lines += (["b", name, _rows(entries)] for name, entries in self._begun.items())
+        lines += (["e", 0, record.number, _rows(record.entries)] for record in self._unsent)
+        data = b"".join(map(_line, lines))
+        beside = self.path.with_suffix(_CUT_SUFFIX)
+        try:
+            file = _open(beside, os.O_TRUNC)
+            try:
+                written = os.write(file, data)
+                if written != len(data):
+                    raise OSError(f"wrote {written} of {len(data)} bytes")
+                beside.replace(self.path)
+            except OSError:
+                os.close(file)
+                raise
+        except OSError as exc:  # the old one goes on
+            logger.error("usage_not_cut source=%s path=%s why=%r", self.source, beside, str(exc))
+            return
+        os.close(self._file)
+        self._file, self._size = file, len(data)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -195,6 +225,10 @@ def read_records(path: Path) -> list[UsageRecord]:
     if unknown:
         records.append(UsageRecord(number=number + 1, entries=unknown))
     return records
+
+
+def _open(path: Path, flags: int = 0) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | flags, 0o600)
 
 
 def _line(content: list[Any]) -> bytes:

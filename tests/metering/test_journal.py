@@ -92,6 +92,43 @@ def test_a_file_of_which_all_is_acknowledged_is_cut(journal):
     assert [each.number for each in read_records(journal.path)] == [count + 1]
 
 
+def test_the_file_of_a_busy_life_is_cut_too(journal, tmp_path):
+    """Something is always begun and something unsent there: what is open stays in it."""
+    journal.begin(1, (entry(unknown=1),))  # runs all the while
+    name = 1
+    while journal.path.stat().st_size < CUT_BYTES:
+        name += 1
+        journal.begin(name, (entry(unknown=1),))
+        journal.end(name, (entry(gpu_ns=name),))
+    last = name - 1
+    journal.acknowledge(last - 1)
+
+    assert journal.path.stat().st_size < 1000
+    journal.begin(name + 1, (entry(unknown=1),))
+    journal.end(name + 1, (entry(gpu_ns=7),))
+    assert [each.number for each in journal.unsent(10).records] == [last, last + 1]
+    ((_, batch),) = read_earlier(tmp_path, source="executor:e", incarnation=Incarnation(LIFE + 1))
+    assert [each.number for each in batch.records] == [last, last + 1, last + 2]
+    assert batch.records[-1].entries == (entry(unknown=1),)
+
+
+def test_a_cut_that_fails_leaves_the_file_as_it_was(journal, monkeypatch, caplog):
+    """A full disk must not cost records that were written down."""
+    while journal.path.stat().st_size < CUT_BYTES:
+        journal.add((entry(gpu_ns=1),))
+    last = len(read_records(journal.path))
+
+    def refuse(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(journal.path), "replace", refuse)
+    journal.acknowledge(last)
+    journal.add((entry(gpu_ns=2),))
+
+    assert "usage_not_cut" in caplog.text
+    assert [each.number for each in read_records(journal.path)][-1] == last + 1
+
+
 def test_a_full_journal_counts_what_it_loses(tmp_path, caplog):
     """The device serves on: promises come before bills."""
     journal = Journal(tmp_path, source="executor:e", incarnation=LIFE, bytes_max=300)
