@@ -239,6 +239,7 @@ EXPORT int soft_fail(const char *name, int after, Status status) {
 
 EXPORT void soft_break_card(Status status) {
     pthread_mutex_lock(&soft_lock);
+    soft_note("soft_break_card", status, 0, 0, 0);  // what stands behind it was told of the fault
     soft_break(status);
     pthread_mutex_unlock(&soft_lock);
 }
